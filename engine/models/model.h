@@ -1,0 +1,75 @@
+// engine/models/model.h: embed -> blocks -> head. Knows nothing of calibration, files or sampling. Blocks can be loaded, run
+// and dropped one at a time, so that a model larger than memory can still be walked.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "engine/models/architecture.h"
+#include "engine/models/weight.h"
+#include "engine/tensor/workspace.h"
+
+namespace pare {
+
+class Block;  // block.h: one transformer layer
+
+// Rows of a batch: `sequences` sequences of `tokens_per_sequence` consecutive tokens each; the first token of a sequence has
+// position `first_position` (0 unless a cache holds earlier ones).
+struct Batch {
+  int64_t sequences = 1;
+  int64_t tokens_per_sequence = 0;
+  int64_t first_position = 0;
+  int64_t tokens() const { return sequences * tokens_per_sequence; }
+};
+
+// Keys and values of one block for positions before and including the current batch.
+struct BlockCache {
+  Tensor keys;    // f32 [sequences, kv_heads, capacity, head_dim]
+  Tensor values;  // the same
+};
+
+class Model {
+ public:
+  // Describes and checks the source; loads embedding and final norm lazily. Exit 3, 4.
+  static Result<std::unique_ptr<Model>> open(std::shared_ptr<const WeightSource> source, Device device);
+  ~Model();
+
+  const ModelDescription& description() const { return description_; }
+  const ModelConfig& config() const { return description_.config; }
+  Device device() const { return device_; }
+  const WeightSource& source() const { return *source_; }
+
+  // Loading. load_all() for running, or block by block; dropping releases mapped pages too.
+  Status load_all();
+  Status load_embedding();
+  Status load_block(int index);
+  Status load_head();         // final norm and head (or the tied embedding)
+  void drop_block(int index);
+  void drop_embedding();      // keeps it when the head is tied and loaded
+  void drop_head();
+  bool block_loaded(int index) const;
+  uint64_t loaded_bytes() const;  // weights in their working form
+
+  // Bytes of workspace for a batch of this shape (largest of embed, block and head with `logit_rows` rows at a time).
+  size_t workspace_bytes(const Batch& batch, int64_t logit_rows) const;
+
+  // hidden f32 [tokens, hidden]. ids i32 [tokens].
+  Status embed(const Tensor& ids, const Batch& batch, Tensor& hidden, Workspace& workspace);
+  // In place: hidden -> output of block `index`. cache may be null (whole sequences from position 0).
+  Status run_block(int index, const Batch& batch, Tensor& hidden, BlockCache* cache, Workspace& workspace);
+  // Final norm and head of `rows` (f32 [n, hidden], a slice of hidden) into logits f32 [n, vocabulary].
+  Status run_head(const Tensor& rows, Tensor& logits, Workspace& workspace);
+
+ private:
+  Model() = default;
+  struct Positions;  // rotary tables, or nothing
+  std::shared_ptr<const WeightSource> source_;
+  Device device_;
+  ModelDescription description_;
+  Weight embedding_, position_table_, head_;
+  Tensor final_gain_, final_bias_;
+  std::vector<std::unique_ptr<Block>> blocks_;
+  std::unique_ptr<Positions> positions_;
+};
+
+}  // namespace pare

@@ -1,0 +1,42 @@
+// engine/models/weight.h: one named matrix in whichever form, ready to multiply.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "engine/models/weight_source.h"
+#include "engine/tensor/packed_layout.h"
+#include "engine/tensor/workspace.h"
+
+namespace pare {
+
+class Weight {
+ public:
+  Weight() = default;
+  // Dense matrices stored [in, out] are transposed once here; quantized ones are repacked for the device. bias: f32 [out] or
+  // undefined. Exit 4 or 6.
+  static Result<Weight> make(std::string name, const WeightData& data, bool transposed, Tensor bias, Device device);
+
+  bool defined() const { return dense_.defined() || packed_.defined(); }
+  const std::string& name() const { return name_; }
+  int64_t out() const { return out_; }
+  int64_t in() const { return in_; }
+  uint64_t size_bytes() const;
+
+  // out (+)= x * W^T + bias
+  void multiply(const Tensor& x, bool accumulate, Tensor& out, Workspace& workspace) const;
+  size_t workspace_bytes(int64_t tokens) const;
+  // Rows by id into out [tokens, in]; for embeddings.
+  void gather(const Tensor& ids, float scale, bool accumulate, Tensor& out) const;
+
+ private:
+  std::string name_;
+  int64_t out_ = 0, in_ = 0;
+  Device device_;
+  Tensor dense_;                                   // [out, in]
+  PackedMatrix packed_;
+  std::shared_ptr<const QuantizedTensor> quantized_;  // kept for gather()
+  Tensor bias_;
+};
+
+}  // namespace pare

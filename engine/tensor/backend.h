@@ -1,0 +1,221 @@
+// engine/tensor/backend.h: the catalogue of operations on one device.
+//
+// One plain struct per operation. Arguments arrive checked by ops.h: shapes agree, nothing is empty, pointers belong to
+// the device. No operation allocates, synchronises or reads back; outputs and workspace come from the caller. A backend
+// must match `reference` within the bound of docs/numerics.md. Activations are float; "stride" is the distance in
+// elements between rows.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/tensor/device.h"
+#include "engine/tensor/dtype.h"
+#include "engine/tensor/packed_layout.h"
+
+namespace pare {
+
+enum class Activation : uint8_t {
+  identity,
+  relu,
+  silu,        // x / (1 + exp(-x))
+  gelu,        // x/2 (1 + erf(x / sqrt 2))
+  gelu_tanh,   // x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))
+  quick_gelu,  // x / (1 + exp(-1.702 x))
+};
+
+// out[t, c] = x[t, c] * g[c] / sqrt(mean_c(x[t, c]^2) + eps), g = gain, or 1 + gain
+struct RmsNormArgs {
+  const float* x;     // [tokens, channels]
+  const float* gain;  // [channels]
+  float* out;         // [tokens, channels], may alias x
+  int64_t tokens, channels, x_stride, out_stride;
+  float eps;
+  bool gain_plus_one;
+};
+
+// out = (x - mean) / sqrt(variance + eps) * gain + bias, biased variance
+struct LayerNormArgs {
+  const float* x;     // [tokens, channels]
+  const float* gain;  // [channels]
+  const float* bias;  // [channels] or null
+  float* out;         // [tokens, channels], may alias x
+  int64_t tokens, channels, x_stride, out_stride;
+  float eps;
+};
+
+// Rotates the first rotary_dim components of every head in place, half-split form:
+//   x[k] = x[k] cos - x[k + r] sin,  x[k + r] = x[k + r] cos + x[k] sin,  r = rotary_dim / 2
+struct RotaryArgs {
+  float* x;                  // [tokens, heads * head_dim]
+  const int32_t* positions;  // [tokens], below table_positions
+  const float* cosines;      // [table_positions, rotary_dim / 2]
+  const float* sines;
+  int64_t tokens, heads, head_dim, rotary_dim, stride;
+};
+
+// out[s, i, h, :] = sum_j softmax_j(scale * <q[s, i, h], k[s, j, h']>) v[s, j, h'], h' = h / (heads / kv_heads).
+// Query i of a sequence has position query_offset + i, keys have positions 0 .. key_tokens - 1. causal: j <= position;
+// window > 0: also j > position - window. softcap > 0: scores become softcap * tanh(score / softcap) before the mask.
+struct AttentionArgs {
+  const float* q;      // [sequences * query_tokens, heads * head_dim], row stride q_stride
+  const void* k;       // element (s, h', j, d) at s * kv_sequence_stride + h' * kv_head_stride + j * kv_position_stride + d
+  const void* v;
+  float* out;          // [sequences * query_tokens, heads * head_dim], row stride out_stride; must not alias q, k, v
+  DType kv_dtype;      // f32 on hosts
+  int64_t sequences, query_tokens, key_tokens, query_offset;
+  int64_t heads, kv_heads, head_dim;
+  int64_t q_stride, out_stride;
+  int64_t kv_sequence_stride, kv_head_stride, kv_position_stride;  // in elements
+  float scale, softcap;
+  int64_t window;
+  bool causal;
+};
+
+// out[m, n] (+)= sum_k x[m, k] * weight[n, k] + bias[n]
+struct MatmulArgs {
+  const float* x;      // [m, k]
+  const void* weight;  // [n, k], contiguous
+  DType weight_dtype;  // f32, bf16 or f16
+  const float* bias;   // [n] or null
+  float* out;          // [m, n]; must not alias x
+  int64_t m, n, k, x_stride, out_stride;
+  bool accumulate;     // add to out instead of overwriting it
+  void* workspace;     // matmul_workspace_bytes(m, n, k) bytes, 64-byte aligned
+};
+
+// The same with codes.
+struct PackedMatmulArgs {
+  const float* x;  // [m, k]
+  const PackedMatrix* weight;
+  const float* bias;
+  float* out;
+  int64_t m, n, k, x_stride, out_stride;
+  bool accumulate;
+  void* workspace;
+};
+
+// out[t, :] (+)= scale * table[ids[t], :]
+struct EmbeddingArgs {
+  const int32_t* ids;  // [tokens], below rows
+  const void* table;   // [rows, channels]
+  DType table_dtype;   // f32, bf16 or f16
+  float* out;          // [tokens, channels]
+  int64_t tokens, rows, channels, out_stride;
+  float scale;
+  bool accumulate;
+};
+
+// out[t, :] (+)= scale * dequantize(table)[ids[t], :]
+struct QuantizedEmbeddingArgs {
+  const int32_t* ids;
+  const QuantizedTensor* table;
+  float* out;
+  int64_t tokens, out_stride;
+  float scale;
+  bool accumulate;
+};
+
+// out = f(x), elementwise; may alias
+struct ActivationArgs {
+  const float* x;
+  float* out;
+  int64_t rows, columns, x_stride, out_stride;
+  Activation kind;
+};
+
+// out = f(gate) * up, elementwise; out may alias either
+struct GatedActivationArgs {
+  const float* gate;
+  const float* up;
+  float* out;
+  int64_t rows, columns, gate_stride, up_stride, out_stride;
+  Activation kind;
+};
+
+// out = x + y; may alias
+struct AddArgs {
+  const float* x;
+  const float* y;
+  float* out;
+  int64_t count;
+};
+
+// x = cap * tanh(x / cap), in place
+struct SoftcapArgs {
+  float* x;
+  int64_t count;
+  float cap;
+};
+
+// out[r, :] = softmax(x[r, :]); may alias
+struct SoftmaxArgs {
+  const float* x;
+  float* out;
+  int64_t rows, columns, x_stride, out_stride;
+};
+
+// Per row: log-sum-exp (double), negative log-likelihood of the target, best id (smallest on ties).
+struct CrossEntropyArgs {
+  const float* logits;     // [rows, columns]
+  const int32_t* targets;  // [rows]; a negative target gives nll 0
+  double* log_sum_exp;     // [rows]
+  double* nll;             // [rows], in nats
+  int32_t* best;           // [rows]
+  int64_t rows, columns, stride;
+};
+
+// kl[r] = sum_v p_v (log p_v - log q_v), p = softmax(logits_p[r]), q = softmax(logits_q[r]); in nats
+struct DivergenceArgs {
+  const float* logits_p;  // [rows, columns], the reference model
+  const float* logits_q;  // [rows, columns]
+  const double* log_sum_exp_p;
+  const double* log_sum_exp_q;
+  double* kl;             // [rows]
+  int64_t rows, columns, p_stride, q_stride;
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual Device device() const = 0;
+  virtual std::string description() const = 0;  // "cpu: avx512, 2 threads"
+
+  virtual Result<std::shared_ptr<Storage>> allocate(size_t bytes) = 0;
+
+  virtual void rms_norm(const RmsNormArgs&) = 0;
+  virtual void layer_norm(const LayerNormArgs&) = 0;
+  virtual void rotary(const RotaryArgs&) = 0;
+  virtual void attention(const AttentionArgs&) = 0;
+  virtual void activation(const ActivationArgs&) = 0;
+  virtual void gated_activation(const GatedActivationArgs&) = 0;
+  virtual void add(const AddArgs&) = 0;
+  virtual void softcap(const SoftcapArgs&) = 0;
+  virtual void softmax(const SoftmaxArgs&) = 0;
+  virtual void embedding(const EmbeddingArgs&) = 0;
+  virtual void quantized_embedding(const QuantizedEmbeddingArgs&) = 0;
+  virtual void cross_entropy(const CrossEntropyArgs&) = 0;
+  virtual void divergence(const DivergenceArgs&) = 0;
+
+  virtual size_t matmul_workspace_bytes(int64_t m, int64_t n, int64_t k) const = 0;
+  virtual void matmul(const MatmulArgs&) = 0;
+
+  // Repacks codes for the kernel that the table will choose; exit 4 for a scheme without a kernel, 6 without memory.
+  // `reserve_only` layouts ("canonical") keep the tensor itself.
+  virtual Result<PackedMatrix> prepack(std::shared_ptr<const QuantizedTensor> weight) = 0;
+  // The inverse of prepack.
+  virtual Result<QuantizedTensor> unpack(const PackedMatrix& packed) = 0;
+  virtual size_t packed_matmul_workspace_bytes(const PackedMatrix& weight, int64_t m) const = 0;
+  virtual void packed_matmul(const PackedMatmulArgs&) = 0;
+};
+
+// The installed backends. Installing is done by cli (and by tests); the last one for a device wins.
+void install_backend(std::unique_ptr<Backend> backend);
+Backend& backend_for(Device device);          // asserts that one is installed
+bool has_backend(Device device);
+std::vector<Backend*> installed_backends();   // in order of installation
+
+}  // namespace pare

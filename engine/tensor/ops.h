@@ -1,0 +1,54 @@
+// engine/tensor/ops.h: the only callers of Backend. Each function checks shapes, dtypes and devices (a mismatch is our bug:
+// PARE_ASSERT), handles empty tensors, and hands over. Formulas stand in backend.h.
+//
+// Activations are f32 matrices [tokens, channels] (leading axes are flattened). Outputs are given, never allocated.
+#pragma once
+
+#include "engine/tensor/backend.h"
+#include "engine/tensor/tensor.h"
+#include "engine/tensor/workspace.h"
+
+namespace pare::ops {
+
+void rms_norm(const Tensor& x, const Tensor& gain, float eps, bool gain_plus_one, Tensor& out);
+void layer_norm(const Tensor& x, const Tensor& gain, const Tensor& bias, float eps, Tensor& out);  // bias may be undefined
+
+// x [tokens, heads * head_dim]; positions i32 [tokens]; cosines, sines f32 [positions, rotary_dim / 2].
+void rotary(Tensor& x, const Tensor& positions, const Tensor& cosines, const Tensor& sines, int64_t heads);
+
+struct AttentionShape {
+  int64_t sequences, query_tokens, key_tokens, query_offset;
+  int64_t heads, kv_heads, head_dim;
+  float scale;
+  float softcap = 0.0f;
+  int64_t window = 0;
+  bool causal = true;
+};
+// k, v as matrices [sequences * key_tokens, kv_heads * head_dim] (no cache).
+void attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionShape& shape, Tensor& out);
+// k, v from a cache [sequences, kv_heads, capacity, head_dim], capacity >= key_tokens.
+void attention_cached(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionShape& shape, Tensor& out);
+
+void activation(Activation kind, const Tensor& x, Tensor& out);
+void gated_activation(Activation kind, const Tensor& gate, const Tensor& up, Tensor& out);
+void add(const Tensor& x, const Tensor& y, Tensor& out);
+void softcap(Tensor& x, float cap);
+void softmax(const Tensor& x, Tensor& out);
+
+// ids i32 [tokens]; table [rows, channels].
+void embedding(const Tensor& ids, const Tensor& table, float scale, bool accumulate, Tensor& out);
+void embedding(const Tensor& ids, const QuantizedTensor& table, float scale, bool accumulate, Tensor& out);
+
+// x [m, k], weight [n, k], bias f32 [n] or undefined, out [m, n].
+void matmul(const Tensor& x, const Tensor& weight, const Tensor& bias, bool accumulate, Tensor& out, Workspace& workspace);
+void matmul(const Tensor& x, const PackedMatrix& weight, const Tensor& bias, bool accumulate, Tensor& out,
+            Workspace& workspace);
+size_t matmul_workspace_bytes(Device device, int64_t m, int64_t n, int64_t k);
+size_t matmul_workspace_bytes(Device device, const PackedMatrix& weight, int64_t m);
+
+// logits [rows, columns]; targets i32 [rows]; log_sum_exp, nll f64 [rows]; best i32 [rows].
+void cross_entropy(const Tensor& logits, const Tensor& targets, Tensor& log_sum_exp, Tensor& nll, Tensor& best);
+void divergence(const Tensor& logits_p, const Tensor& logits_q, const Tensor& log_sum_exp_p, const Tensor& log_sum_exp_q,
+                Tensor& kl);
+
+}  // namespace pare::ops
