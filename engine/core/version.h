@@ -1,0 +1,6 @@
+// engine/core/version.h: the version that manifests and --version show.
+#pragma once
+
+namespace pare {
+inline constexpr const char* kVersion = "0.1.0";
+}
