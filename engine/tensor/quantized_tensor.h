@@ -30,6 +30,9 @@ struct QuantizedTensor {
   Result<Tensor> dequantize() const;
   // Rows [begin, end) into `out` [end - begin, in].
   void dequantize_rows(int64_t begin, int64_t end, float* out) const;
+  // Columns [begin, end) of one row into `out` [end - begin]; begin is a multiple of 8. For callers without a whole
+  // row of scratch memory.
+  void dequantize_slice(int64_t row, int64_t begin, int64_t end, float* out) const;
 };
 
 // Codes of one row, between bytes and the packed form (low bits first). `count` codes of `bits` bits.

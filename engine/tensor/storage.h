@@ -34,7 +34,6 @@ class Storage {
   std::byte* data_ = nullptr;
   size_t size_bytes_ = 0;
   bool read_only_ = false;
-  bool owned_ = false;
   Device device_;
   std::shared_ptr<const void> owner_;
 };
