@@ -116,19 +116,24 @@ class FileWriter {
   // Reads back what was written, for self-checks before publishing.
   Status read_back(uint64_t offset, std::span<std::byte> out) const;
   uint64_t position() const;
-  // Path of the temporary, so that a reader can re-open it for the self-check.
+  // Path of the temporary, so that a reader can re-open it for the self-check. Hands all bytes to the kernel
+  // first; an error of that is reported by the next call that returns a Status.
   const std::string& temporary_path() const;
 
   // fsync, rename, fsync of the folder. Exit 0 of the program is only printed after this.
   Status publish();
 
  private:
-  FileWriter();
+  friend class DirWriter;
   struct State;
+  explicit FileWriter(std::unique_ptr<State> state);
+  Status open_temporary(uint64_t expected_bytes);
   std::unique_ptr<State> state_;
 };
 
-// A model directory, built whole beside its final name and published by one rename (swap with --force).
+// A model directory without subfolders, built whole beside its final name and published by one rename (swap
+// with
+// --force).
 class DirWriter {
  public:
   static Result<DirWriter> create(const std::string& path, const WriteOptions& options);
@@ -141,11 +146,12 @@ class DirWriter {
   // Small file in one go.
   Status add(const std::string& name, std::string_view content);
   const std::string& temporary_path() const;
+  // Exit 2 when the folder to be replaced holds files that its manifest does not list (CL17).
   Status publish();
 
  private:
-  DirWriter();
   struct State;
+  explicit DirWriter(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;
 };
 

@@ -153,6 +153,7 @@ Json Manifest::to_json() const {
   json["recipe"] = recipe;
   json["seed"] = seed;
   json["inputs"] = inputs;
+  if (files.size() > 0) json["files"] = files;
   json["arithmetic"] = arithmetic;
   json["history"] = Json(Json::Array(history.begin(), history.end()));
   Json records = Json::array();
@@ -192,6 +193,7 @@ Result<Manifest> Manifest::from_json(const Json& json, std::string_view path) {
     }
   }
   manifest.inputs = reader.value("inputs", &Json::is_array, "array");
+  if (json.find("files") != nullptr) manifest.files = reader.value("files", &Json::is_array, "array");
   manifest.arithmetic = reader.text("arithmetic");
   if (const Json* history = reader.member("history", &Json::is_array, "array"))
     manifest.history = history->items();

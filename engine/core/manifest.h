@@ -10,6 +10,10 @@
 
 namespace pare {
 
+// Name of the manifest inside a model directory. `files` there lists all other files; what it does not list
+// is not ours and is never deleted (CL17).
+inline constexpr const char* kManifestFileName = "pare_manifest.json";
+
 struct TensorRecord {
   std::string name;
   std::string kind;            // "dense", "quantized", ...
@@ -32,9 +36,10 @@ struct Manifest {
   Json options = Json::object();  // canonical form, defaults filled in; no paths
   Json recipe = Json::array();    // steps
   uint64_t seed = 0;
-  Json inputs = Json::array();        // [{name, bytes, xxh3_128}]
-  std::string arithmetic;             // CPU profile if a step depends on it
-  std::vector<Json> history;          // manifests of earlier runs this one builds on, oldest first
+  Json inputs = Json::array();  // [{name, bytes, xxh3_128}]
+  Json files = Json::array();   // [{name, bytes, xxh3_128}]: the files of a model directory; empty elsewhere
+  std::string arithmetic;       // CPU profile if a step depends on it
+  std::vector<Json> history;    // manifests of earlier runs this one builds on, oldest first
   std::vector<TensorRecord> tensors;  // in execution order
 
   int64_t fallbacks() const;

@@ -112,8 +112,7 @@ void on_bus_error(int number, siginfo_t* info, void*) {
 }
 
 std::string line_of_mapping(const char* path) {
-  const Error error{Exit::io, "PK32", path, "", "input was cut or could not be read while mapped",
-                    "SIGBUS", ""};
+  const Error error{Exit::io, "PK32", path, "", "input changed while in use", "SIGBUS", ""};
   return (log_is_json() ? format_error_json(error) : "pare: error: " + format_error(error)) + "\n";
 }
 
