@@ -1,0 +1,29 @@
+// engine/backends/cpu/attention_plan.h: how attention is cut into items of work, by shape alone.
+//
+// An item is a block of query rows that share one key/value head of one sequence. Its rows are (position,
+// head in the group), position-major, so that grouped query heads share each block of keys and values.
+#pragma once
+
+#include <cstdint>
+
+#include "engine/tensor/backend.h"
+
+namespace pare::cpu {
+
+constexpr int64_t kAttentionKeys = 64;         // keys in a block; blocks begin at multiples of it
+constexpr int64_t kAttentionHeadDim = 512;     // largest head that the tiled kernel takes
+constexpr int64_t kAttentionScratch = 94'208;  // floats of stack that the tiled kernel may use
+
+struct AttentionPlan {
+  bool is_tiled;           // false: head_dim above kAttentionHeadDim, rows one by one
+  int64_t heads_per_item;  // of one group
+  int64_t positions_per_item;
+  int64_t head_chunks;      // items per group and position block
+  int64_t position_blocks;  // items per sequence and head chunk
+  int64_t padded_head_dim;  // multiple of 16
+  int64_t items;
+};
+
+AttentionPlan plan_attention(const AttentionArgs& args);
+
+}  // namespace pare::cpu

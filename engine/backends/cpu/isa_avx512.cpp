@@ -1,0 +1,13 @@
+// engine/backends/cpu/isa_avx512.cpp: the kernels of level avx512. See kernels.h for what may not stand here.
+#define PARE_ISA_NAMESPACE vector_avx512
+
+#include "engine/backends/cpu/vec_avx512.h"
+// The bodies follow, in the order in which they build on each other.
+#include "engine/backends/cpu/math_body.h"
+
+#include "engine/backends/cpu/attention_body.h"
+#include "engine/backends/cpu/elementwise_body.h"
+#include "engine/backends/cpu/logits_body.h"
+#include "engine/backends/cpu/row_body.h"
+// The table needs all of them.
+#include "engine/backends/cpu/table_body.h"

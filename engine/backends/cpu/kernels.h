@@ -1,0 +1,53 @@
+// engine/backends/cpu/kernels.h: the vector kernels of one level as a table of functions.
+//
+// Kernels take rows [begin, end) of an operation and run on the calling thread; a row's result depends on
+// that row alone, so the caller may cut as it likes. Only isa_<level>.cpp files are compiled with
+// instruction-set flags; they hold nothing but these functions in a namespace of their own, so that the
+// linker cannot pick an AVX copy of something shared.
+#pragma once
+
+#include <cstdint>
+
+#include "engine/backends/cpu/attention_plan.h"
+#include "engine/backends/cpu/isa.h"
+#include "engine/tensor/backend.h"
+
+namespace pare::cpu {
+
+struct Kernels {
+  void (*rms_norm)(const RmsNormArgs&, int64_t begin, int64_t end);
+  void (*layer_norm)(const LayerNormArgs&, int64_t begin, int64_t end);
+  void (*rotary)(const RotaryArgs&, int64_t begin, int64_t end);
+  void (*activation)(const ActivationArgs&, int64_t begin, int64_t end);
+  void (*gated_activation)(const GatedActivationArgs&, int64_t begin, int64_t end);
+  void (*add)(const AddArgs&, int64_t begin, int64_t end);          // elements
+  void (*softcap)(const SoftcapArgs&, int64_t begin, int64_t end);  // elements
+  void (*softmax)(const SoftmaxArgs&, int64_t begin, int64_t end);
+  void (*embedding)(const EmbeddingArgs&, int64_t begin, int64_t end);
+  void (*cross_entropy)(const CrossEntropyArgs&, int64_t begin, int64_t end);
+  void (*divergence)(const DivergenceArgs&, int64_t begin, int64_t end);
+  void (*attention)(const AttentionArgs&, const AttentionPlan&, int64_t item);
+
+  // out[i] (+)= scale * x[i], for rows that are made outside (quantized tables)
+  void (*scale_row)(const float* x, float scale, bool accumulate, float* out, int64_t count);
+
+  // The functions that the operations are made of, elementwise; x may alias out.
+  void (*exp)(const float* x, float* out, int64_t count);
+  void (*exp2_nonpositive)(const float* x, float* out, int64_t count);
+  void (*tanh)(const float* x, float* out, int64_t count);
+  void (*normal_distribution)(const float* x, float* out, int64_t count);
+};
+
+namespace vector_generic {
+extern const Kernels kKernels;
+}
+namespace vector_avx2 {
+extern const Kernels kKernels;
+}
+namespace vector_avx512 {
+extern const Kernels kKernels;
+}
+
+const Kernels& kernels(Isa isa);
+
+}  // namespace pare::cpu

@@ -1,0 +1,28 @@
+// engine/backends/cpu/table_body.h: the functions of one level, collected. Last of the bodies.
+#pragma once
+
+#include "engine/backends/cpu/kernels.h"
+
+namespace pare::cpu::PARE_ISA_NAMESPACE {
+
+const Kernels kKernels{
+    .rms_norm = rms_norm,
+    .layer_norm = layer_norm,
+    .rotary = rotary,
+    .activation = activation,
+    .gated_activation = gated_activation,
+    .add = add,
+    .softcap = softcap,
+    .softmax = softmax,
+    .embedding = embedding,
+    .cross_entropy = cross_entropy,
+    .divergence = divergence,
+    .attention = attention,
+    .scale_row = scale_row,
+    .exp = exp_all,
+    .exp2_nonpositive = exp2_nonpositive_all,
+    .tanh = tanh_all,
+    .normal_distribution = normal_distribution_all,
+};
+
+}  // namespace pare::cpu::PARE_ISA_NAMESPACE
