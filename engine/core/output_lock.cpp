@@ -157,8 +157,11 @@ Result<std::vector<std::string>> check_only_our_files(const OutputTarget& target
   if (!text)
     return foreign(names.front(),
                    "--force would delete a file that pare did not write; no manifest lists it");
-  PARE_TRY(const Json manifest,
-           parse_json(*text, manifest_path, {.max_bytes = limits::kHeaderBytes}, "CL17"));
+  const auto manifest = parse_json(*text, manifest_path, {.max_bytes = limits::kHeaderBytes});
+  if (!manifest) {
+    return foreign(kManifestFileName,
+                   "--force needs the list of files in the old manifest, which is damaged");
+  }
   std::vector<std::string> ours = {kManifestFileName};
   if (const Json* files = manifest->find("files"); files != nullptr && files->is_array()) {
     for (const Json& file : files->items()) {
