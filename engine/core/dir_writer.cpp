@@ -43,7 +43,7 @@ DirWriter::~DirWriter() = default;
 Result<DirWriter> DirWriter::create(const std::string& path, const WriteOptions& options) {
   auto state = std::make_unique<State>();
   PARE_TRY(state->target, OutputTarget::open(path));
-  PARE_CHECK(check_target(state->target, options, OutputKind::folder));
+  PARE_CHECK(check_target(state->target, options, TargetKind::folder));
   PARE_TRY(state->lock, OutputLock::acquire(state->target));
   PARE_CHECK(remove_stale_temporaries(state->target));
   state->force = options.force;
@@ -89,6 +89,13 @@ Status DirWriter::add(const std::string& name, std::string_view content) {
   PARE_TRY(FileWriter writer, file(name));
   PARE_CHECK(writer.write(content));
   return writer.publish();
+}
+
+Status DirWriter::rename(const std::string& from, const std::string& to) {
+  State& s = *state_;
+  if (io::rename(s.folder.get(), from, to, RENAME_NOREPLACE, s.temporary_path) == 0) return {};
+  if ((errno == EINVAL || errno == ENOSYS) && io::rename(s.folder.get(), from, to, 0, s.temporary_path) == 0) return {};
+  return io::system_error(s.target.path + "/" + to, "rename inside the new directory", errno);
 }
 
 const std::string& DirWriter::temporary_path() const {

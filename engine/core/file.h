@@ -145,6 +145,8 @@ class DirWriter {
   Result<FileWriter> file(const std::string& name, uint64_t expected_bytes = 0);
   // Small file in one go.
   Status add(const std::string& name, std::string_view content);
+  // Renames a published file of the unpublished directory; for shards, whose number is known last.
+  Status rename(const std::string& from, const std::string& to);
   const std::string& temporary_path() const;
   // Exit 2 when the folder to be replaced holds files that its manifest does not list (CL17).
   Status publish();

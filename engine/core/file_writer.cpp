@@ -38,7 +38,7 @@ FileWriter::State::~State() {
 Result<FileWriter> FileWriter::create(const std::string& path, const WriteOptions& options) {
   auto state = std::make_unique<State>();
   PARE_TRY(state->target, OutputTarget::open(path));
-  PARE_CHECK(check_target(state->target, options, OutputKind::file));
+  PARE_CHECK(check_target(state->target, options, TargetKind::file));
   PARE_TRY(state->lock, OutputLock::acquire(state->target));
   PARE_CHECK(remove_stale_temporaries(state->target));
   state->force = options.force;

@@ -112,14 +112,14 @@ Error exists_error(const std::string& path) {
   return usage_error("CL02", path, "output exists; --force replaces it");
 }
 
-Status check_target(const OutputTarget& target, const WriteOptions& options, OutputKind kind) {
+Status check_target(const OutputTarget& target, const WriteOptions& options, TargetKind kind) {
   PARE_CHECK(check_not_an_input(target, options));
   PARE_TRY(const auto existing, target.existing());
   if (existing) {
     if (!options.force) return exists_error(target.path);
     const bool folder = S_ISDIR(existing->st_mode);
-    if (folder && kind == OutputKind::file) return usage_error("CL02", target.path, "output is a directory");
-    if (!folder && kind == OutputKind::folder)
+    if (folder && kind == TargetKind::file) return usage_error("CL02", target.path, "output is a directory");
+    if (!folder && kind == TargetKind::folder)
       return usage_error("CL02", target.path, "output is not a directory");
     if (!folder && !S_ISREG(existing->st_mode) && !S_ISLNK(existing->st_mode)) {
       return usage_error("CL02", target.path, "output is a device or another special file");
@@ -139,7 +139,7 @@ Status check_target(const OutputTarget& target, const WriteOptions& options, Out
 
 Status check_output(const std::string& path, const WriteOptions& options) {
   PARE_TRY(const OutputTarget target, OutputTarget::open(path));
-  return check_target(target, options, OutputKind::any);
+  return check_target(target, options, TargetKind::any);
 }
 
 }  // namespace pare

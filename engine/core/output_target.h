@@ -28,10 +28,10 @@ struct OutputTarget {
   Result<std::optional<struct stat>> existing() const;
 };
 
-enum class OutputKind { file, folder, any };
+enum class TargetKind { file, folder, any };
 
 // CL01, CL02, CL17, CL03, CL04, in this order.
-Status check_target(const OutputTarget& target, const WriteOptions& options, OutputKind kind);
+Status check_target(const OutputTarget& target, const WriteOptions& options, TargetKind kind);
 
 Error exists_error(const std::string& path);
 
