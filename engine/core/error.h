@@ -13,12 +13,12 @@ namespace pare {
 
 struct Error {
   Exit exit = Exit::internal;
-  std::string rule;   // id of the row in docs/bad-input.md, for example "ST19"; may be empty
-  std::string path;   // file as the user named it (plus shard), option ("--bits") or device ("cuda:0")
-  std::string where;  // tensor, key, line:column or byte offset; already quoted when it comes from a file
-  std::string what;   // a phrase in lower case without a final stop; remedy after a semicolon
-  std::string got;    // the value found; empty when there is none
-  std::string limit;  // the cap, expected value or need; empty when there is none
+  std::string rule{};   // id of the row in docs/bad-input.md, for example "ST19"; may be empty
+  std::string path{};   // file as the user named it (plus shard), option ("--bits") or device ("cuda:0")
+  std::string where{};  // tensor, key, line:column or byte offset; already quoted when it comes from a file
+  std::string what{};   // a phrase in lower case without a final stop; remedy after a semicolon
+  std::string got{};    // the value found; empty when there is none
+  std::string limit{};  // the cap, expected value or need; empty when there is none
   const char* limit_label =
       "limit";  // "limit" for a cap, "expected" for an exact value, "need" if too little
 };
