@@ -1,0 +1,124 @@
+#include "engine/backends/cpu/matmul/gemm.h"
+
+#include <algorithm>
+
+#include "engine/core/parallel.h"
+
+namespace pare::cpu {
+namespace {
+
+// `total` cut into pieces of nearly equal size that are multiples of `unit` (but for the last) and at most
+// `largest`.
+struct Pieces {
+  int64_t total, size, count;
+  Pieces(int64_t all, int64_t largest, int64_t unit) : total(all) {
+    const int64_t wanted = (all + largest - 1) / largest;
+    size = ((all + wanted - 1) / wanted + unit - 1) / unit * unit;
+    count = (all + size - 1) / size;
+  }
+  int64_t begin(int64_t piece) const { return piece * size; }
+  int64_t length(int64_t piece) const { return std::min(size, total - begin(piece)); }
+};
+
+// Rows of x in panels of at most `tallest`; all have the same height or one less, so no panel is nearly
+// empty.
+struct RowPanels {
+  int64_t count, height, tall;  // the first `tall` panels have `height` rows, the others one less
+  RowPanels(int64_t rows, int64_t tallest) {
+    count = (rows + tallest - 1) / tallest;
+    height = (rows + count - 1) / count;
+    tall = count - (height * count - rows);
+  }
+  int64_t begin(int64_t panel) const { return panel * height - std::max<int64_t>(0, panel - tall); }
+  int64_t rows(int64_t panel) const { return panel < tall ? height : height - 1; }
+};
+
+struct Plan {
+  const LevelKernels& level;
+  const GemmArgs& args;
+  const PanelSource& source;
+  RowPanels rows;
+  Pieces depth;
+  Pieces row_blocks;     // in row panels
+  Pieces column_blocks;  // in column panels
+  float* packed;         // x: per depth block the row panels [kc, rows], one after the other
+
+  int64_t panel_width() const { return 2 * level.width; }
+  const float* packed_panel(int64_t block, int64_t panel) const {
+    return packed + args.m * depth.begin(block) + rows.begin(panel) * depth.length(block);
+  }
+};
+
+void pack_rows(const Plan& plan, int64_t first, int64_t end) {
+  for (int64_t panel = first; panel < end; ++panel) {
+    const float* x = plan.args.x + plan.rows.begin(panel) * plan.args.x_stride;
+    for (int64_t block = 0; block < plan.depth.count; ++block) {
+      plan.level.pack_rows(x + plan.depth.begin(block), plan.args.x_stride, plan.rows.rows(panel),
+                           plan.depth.length(block), const_cast<float*>(plan.packed_panel(block, panel)));
+    }
+  }
+}
+
+void multiply_panel(const Plan& plan, const float* panel, int64_t block, int64_t n0, int64_t first,
+                    int64_t end) {
+  const GemmArgs& a = plan.args;
+  GemmTile tile = {};
+  tile.b = panel;
+  tile.kc = plan.depth.length(block);
+  tile.bias = a.bias != nullptr && block == 0 ? a.bias + n0 : nullptr;
+  tile.out_stride = a.out_stride;
+  tile.columns = std::min(plan.panel_width(), a.n - n0);
+  tile.accumulate = a.accumulate || block > 0;
+  for (int64_t row_panel = first; row_panel < end; ++row_panel) {
+    tile.a = plan.packed_panel(block, row_panel);
+    tile.out = a.out + plan.rows.begin(row_panel) * a.out_stride + n0;
+    plan.level.gemm_tile[plan.rows.rows(row_panel)](tile);
+  }
+}
+
+void run_item(const Plan& plan, int64_t item) {
+  const int64_t row_block = item % plan.row_blocks.count, column_block = item / plan.row_blocks.count;
+  const int64_t first_row = plan.row_blocks.begin(row_block);
+  const int64_t end_row = first_row + plan.row_blocks.length(row_block);
+  const int64_t first_column = plan.column_blocks.begin(column_block);
+  const int64_t end_column = first_column + plan.column_blocks.length(column_block);
+  alignas(64) float panel[kMaxDepth * kMaxPanel];
+  for (int64_t block = 0; block < plan.depth.count; ++block) {
+    for (int64_t column = first_column; column < end_column; ++column) {
+      const int64_t n0 = column * plan.panel_width();
+      plan.source.fill(plan.source.context, n0, std::min(plan.panel_width(), plan.args.n - n0),
+                       plan.depth.begin(block), plan.depth.length(block), panel);
+      multiply_panel(plan, panel, block, n0, first_row, end_row);
+    }
+  }
+}
+
+}  // namespace
+
+size_t gemm_workspace_bytes(int64_t m, int64_t k) {
+  return size_t(m) * size_t(k) * sizeof(float);
+}
+
+void gemm(const LevelKernels& level, const GemmArgs& args, const PanelSource& source) {
+  constexpr int64_t kRowBlock = 512;   // rows that share the cost of making a panel of W
+  constexpr int64_t kItems = 16;       // pieces of work to aim at, so that threads finish together
+  constexpr int64_t kColumnBlock = 8;  // column panels that find the packed x in the second-level cache
+  const RowPanels rows(args.m, level.rows);
+  const Pieces row_blocks(rows.count, (kRowBlock + level.rows - 1) / level.rows, 1);
+  const int64_t panels = (args.n + 2 * level.width - 1) / (2 * level.width);
+  const int64_t column_block = std::clamp<int64_t>(panels * row_blocks.count / kItems, 1, kColumnBlock);
+  const Plan plan{level,
+                  args,
+                  source,
+                  rows,
+                  Pieces(args.k, level.depth, 16),
+                  row_blocks,
+                  Pieces(panels, column_block, 1),
+                  static_cast<float*>(args.workspace)};
+  constexpr int64_t kPackedAtOnce = 8;
+  parallel_ranges(rows.count, kPackedAtOnce,
+                  [&](int64_t first, int64_t end) { pack_rows(plan, first, end); });
+  parallel_for(plan.row_blocks.count * plan.column_blocks.count, [&](int64_t item) { run_item(plan, item); });
+}
+
+}  // namespace pare::cpu
