@@ -144,7 +144,8 @@ ssize_t write_at(int descriptor, const void* bytes, size_t size, uint64_t offset
 
 int reserve(int descriptor, uint64_t size, const std::string& path) {
   return attempt("fallocate", path,
-                 [&](bool) { return ::fallocate(descriptor, 0, 0, static_cast<off_t>(size)); });
+                 // The size stays: a self-check opens the file before it is cut to its length.
+                 [&](bool) { return ::fallocate(descriptor, FALLOC_FL_KEEP_SIZE, 0, static_cast<off_t>(size)); });
 }
 
 int truncate(int descriptor, uint64_t size, const std::string& path) {
