@@ -1,0 +1,83 @@
+// cli/command.h: what every command shares: its options, how it ends, and how it prints.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/core/json.h"
+#include "engine/core/result.h"
+#include "engine/tensor/device.h"
+
+namespace CLI {
+class App;
+}
+
+namespace pare::cli {
+
+// Options that every command accepts.
+struct CommonOptions {
+  std::string device = "auto";  // auto, cpu, cuda, cuda:N, reference, check
+  int threads = 0;              // 0: one per CPU
+  uint64_t seed = 0;
+  std::string max_memory;           // "8GB"; empty: 90 % of what is available
+  std::string cpu_profile;          // generic, avx2, avx512; empty: what the machine has
+  std::string log_format = "text";  // text, json
+  bool json = false;
+  bool quiet = false;
+  int verbose = 0;
+  bool follow_symlinks = false;
+};
+
+// The commands of the program, and which of them the command line chose.
+class Commands {
+ public:
+  explicit Commands(CommonOptions& common) : common_(common) {}
+  CommonOptions& common() { return common_; }
+  // `run` is called when `verb` was chosen; its Exit is the program's (0, or 9 for a failed gate).
+  void on(CLI::App* verb, std::function<Result<Exit>()> run) { entries_.push_back({verb, std::move(run)}); }
+  Result<Exit> run_chosen() const;
+  std::string chosen_name() const;
+
+ private:
+  struct Entry {
+    CLI::App* verb;
+    std::function<Result<Exit>()> run;
+  };
+  CommonOptions& common_;
+  std::vector<Entry> entries_;
+};
+
+// Adds the common options to a command; `computes`: also device, threads, memory and CPU options.
+void add_common(CLI::App* verb, Commands& commands, bool computes);
+
+// Sets up logging, threads and backends from the options. Exit 2, 4 (CL11) or 6. Called once, before a
+// command that computes.
+Status start_engine(const CommonOptions& common);
+// The device that `--device` names; `auto` is the CPU in builds without a CUDA backend.
+Result<Device> chosen_device(const CommonOptions& common);
+// Bytes that the job may use (exit 2 for a malformed value).
+Result<uint64_t> memory_limit(const CommonOptions& common);
+// Exit 6 (CL05) when `need` is above the limit; `remedy` names the flag that lowers it.
+Status check_memory(const CommonOptions& common, uint64_t need, const std::string& remedy);
+
+// Everything printed on stdout goes through here; the flush is checked (CL15).
+void print(std::string_view text);
+void print_line(std::string_view text);
+void print_json(const Json& json);  // one object, pretty-printed
+Status flush_stdout();
+
+// A table with columns padded to their widest cell; numbers are right-aligned by a leading '>' in the header.
+class Table {
+ public:
+  explicit Table(std::vector<std::string> header) : rows_{std::move(header)} {}
+  void row(std::vector<std::string> cells) { rows_.push_back(std::move(cells)); }
+  std::string text(const std::string& indent = "  ") const;
+
+ private:
+  std::vector<std::vector<std::string>> rows_;
+};
+
+}  // namespace pare::cli

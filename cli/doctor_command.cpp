@@ -1,0 +1,79 @@
+#include <CLI/CLI.hpp>
+
+#include "cli/commands.h"
+#include "cli/libraries.h"
+#include "engine/backends/cpu/isa.h"
+#include "engine/backends/cuda/device_info.h"
+#include "engine/core/memory.h"
+#include "engine/core/parallel.h"
+#include "engine/core/text.h"
+#include "engine/core/version.h"
+#include "engine/tensor/backend.h"
+
+namespace pare::cli {
+namespace {
+
+std::string gpu_line(const GpuInfo& gpu) {
+  return gpu.name + ", compute " + std::to_string(gpu.compute_capability / 10) + "." +
+         std::to_string(gpu.compute_capability % 10) + ", " + format_bytes(gpu.free_bytes) + " of " +
+         format_bytes(gpu.total_bytes) + " free";
+}
+
+Result<Exit> run_doctor(const CommonOptions& common) {
+  PARE_CHECK(start_engine(common));
+  const auto gpus = list_gpus();
+  const std::string gpu_reason = !gpus ? gpus.error().what : gpus->empty() ? "none found" : "";
+  const std::string level(cpu::isa_name(cpu::best_isa()));
+  if (common.json) {
+    Json json = Json::object(), list = Json::array(), libraries = Json::object();
+    json["schema_version"] = 1;
+    json["version"] = kVersion;
+    json["cpu_level"] = level;
+    json["cpu_features"] = cpu::cpu_features();
+    json["threads"] = thread_count();
+    json["memory_available_bytes"] = Json(available_bytes());
+    json["cuda_build"] = built_with_cuda();
+    if (gpus) {
+      for (const GpuInfo& gpu : *gpus) {
+        Json row = Json::object();
+        row["name"] = sanitize(gpu.name);
+        row["compute_capability"] = gpu.compute_capability;
+        row["total_bytes"] = Json(gpu.total_bytes);
+        row["free_bytes"] = Json(gpu.free_bytes);
+        row["driver"] = gpu.driver;
+        list.push_back(std::move(row));
+      }
+    }
+    json["gpus"] = std::move(list);
+    json["gpu_note"] = gpu_reason;
+    for (const auto& [name, version] : library_versions()) libraries[name] = version;
+    json["libraries"] = std::move(libraries);
+    print_json(json);
+    return Exit::ok;
+  }
+  print_line(std::string("pare ") + kVersion);
+  print_line("  CPU kernels   " + level + " (this machine has: " + cpu::cpu_features() + ")");
+  print_line("  threads       " + std::to_string(thread_count()));
+  print_line("  memory        " + format_bytes(available_bytes()) + " available");
+  for (Backend* backend : installed_backends()) print_line("  backend       " + backend->description());
+  if (gpus) {
+    for (const GpuInfo& gpu : *gpus) print_line("  GPU           " + sanitize(gpu_line(gpu)));
+  }
+  if (!gpu_reason.empty()) print_line("  GPU           " + gpu_reason);
+  if (gpus && !gpus->empty())
+    print_line("                not used in this version: the CUDA backend is still to come");
+  for (const auto& [name, version] : library_versions())
+    print_line("  library       " + name + " " + version);
+  return Exit::ok;
+}
+
+}  // namespace
+
+void add_doctor(CLI::App& app, Commands& commands) {
+  CLI::App* verb = app.add_subcommand(
+      "doctor", "what pare found on this machine: CPU level, threads, memory, GPUs, libraries");
+  add_common(verb, commands, true);
+  commands.on(verb, [&commands] { return run_doctor(commands.common()); });
+}
+
+}  // namespace pare::cli

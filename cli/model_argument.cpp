@@ -1,0 +1,33 @@
+#include "cli/model_argument.h"
+
+#include "formats/open_model.h"
+#include "formats/tokenizer_files.h"
+
+namespace pare::cli {
+
+Result<std::shared_ptr<const WeightSource>> open_source(const std::string& model,
+                                                        const CommonOptions& common) {
+  OpenOptions options;
+  options.follow_symlinks = common.follow_symlinks;
+  return open_model(model, options);
+}
+
+Result<std::shared_ptr<const Tokenizer>> load_tokenizer(const WeightSource& source) {
+  PARE_TRY(const TokenizerFiles files, tokenizer_files(source));
+  return Tokenizer::load(files);
+}
+
+std::string short_name(const std::string& path) {
+  std::string_view name = path;
+  while (name.size() > 1 && name.back() == '/') name.remove_suffix(1);
+  const size_t slash = name.rfind('/');
+  return std::string(slash == std::string_view::npos ? name : name.substr(slash + 1));
+}
+
+uint64_t stored_bytes(const WeightSource& source) {
+  uint64_t bytes = 0;
+  for (const StoredTensor& tensor : source.tensors()) bytes += tensor.bytes;
+  return bytes;
+}
+
+}  // namespace pare::cli
