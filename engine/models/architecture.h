@@ -1,5 +1,5 @@
-// engine/models/architecture.h: what a family of models declares about itself. One file per family in architectures/, one line
-// in architectures/registry.cpp.
+// engine/models/architecture.h: what a family of models declares about itself. One file per family in
+// architectures/, one line in architectures/registry.cpp.
 #pragma once
 
 #include <span>
@@ -14,15 +14,27 @@ namespace pare {
 
 // What a tensor is to the model.
 enum class Role : uint8_t {
-  embedding, positions, lm_head, final_norm, final_norm_bias,
-  input_norm, input_norm_bias,        // before attention
-  post_attention_norm, post_attention_norm_bias,  // before the MLP
-  query, key, value, qkv,             // qkv: rows q, then k, then v
+  embedding,
+  positions,
+  lm_head,
+  final_norm,
+  final_norm_bias,
+  input_norm,
+  input_norm_bias,  // before attention
+  post_attention_norm,
+  post_attention_norm_bias,  // before the MLP
+  query,
+  key,
+  value,
+  qkv,  // qkv: rows q, then k, then v
   attention_output,
-  query_norm, key_norm,
-  gate, up, gate_up,                  // up: also the only input matrix of a plain MLP; gate_up: rows gate, then up
+  query_norm,
+  key_norm,
+  gate,
+  up,
+  gate_up,  // up: also the only input matrix of a plain MLP; gate_up: rows gate, then up
   down,
-  bias,                               // of the linear named by `owner`
+  bias,  // of the linear named by `owner`
 };
 
 // A site is the input of one or several linears; linears that share an input share the site.
@@ -31,21 +43,22 @@ std::string_view site_name(Site site);  // "attn.in", "attn.out", "mlp.in", "mlp
 
 // One tensor that the model needs or may have, in execution order.
 struct TensorSpec {
-  std::string name;        // checkpoint name
+  std::string name;  // checkpoint name
   Role role;
-  int block = -1;          // -1: embedding side; block_count(): head side
-  Site site = Site::none;  // of linears
-  Shape shape;             // as a checkpoint stores it
-  bool is_linear = false;  // a matrix that multiplies activations, compressible by default (lm_head is not)
-  bool transposed = false; // stored [in, out] (Conv1D)
+  int block = -1;           // -1: embedding side; block_count(): head side
+  Site site = Site::none;   // of linears
+  Shape shape{};            // as a checkpoint stores it
+  bool is_linear = false;   // a matrix that multiplies activations, compressible by default (lm_head is not)
+  bool transposed = false;  // stored [in, out] (Conv1D)
   bool required = true;
-  std::string owner;       // of biases: the weight they belong to
+  std::string owner{};  // of biases: the weight they belong to
 
   int64_t out() const { return transposed ? shape[1] : shape[0]; }  // of matrices
   int64_t in() const { return transposed ? shape[0] : shape[1]; }
 };
 
-// Two parts whose scales may be exchanged without changing the model: `producer`'s output channels feed `site`.
+// Two parts whose scales may be exchanged without changing the model: `producer`'s output channels feed
+// `site`.
 struct FoldPair {
   Role producer;
   Site site;
@@ -57,22 +70,24 @@ struct Architecture {
   bool is_enabled = true;       // declared families without a tested forward refuse with exit 4
   // Reads config.json. Errors: exit 3 (CF04 to CF08, CF13, CF14) or 4, with the key.
   Result<ModelConfig> (*configure)(const Json& config, std::string_view path) = nullptr;
-  // All tensors, in execution order: embedding, positions, blocks, final norm, head. `prefix` is the one detected in the file
+  // All tensors, in execution order: embedding, positions, blocks, final norm, head. `prefix` is the one
+  // detected in the file
   // ("model.", "transformer.", or empty).
   std::vector<TensorSpec> (*describe)(const ModelConfig& config, std::string_view prefix) = nullptr;
-  std::span<const std::string_view> prefixes;      // accepted prefixes, preferred first
-  std::span<const std::string_view> ignored;       // buffers that old files carry ("*.rotary_emb.inv_freq")
+  std::span<const std::string_view> prefixes;  // accepted prefixes, preferred first
+  std::span<const std::string_view> ignored;   // buffers that old files carry ("*.rotary_emb.inv_freq")
   std::span<const FoldPair> fold_pairs;
 };
 
 // Explicit list in detection order; includes families that are declared but not enabled.
 std::span<const Architecture> architectures();
 
-// By architectures[0], then model_type. Exit 4 with the supported list for an unknown or disabled family, or for auto_map.
+// By architectures[0], then model_type. Exit 4 with the supported list for an unknown or disabled family, or
+// for auto_map.
 Result<const Architecture*> find_architecture(const Json& config, std::string_view path);
 
-// What a source holds, checked against the family: every required tensor is there with its shape (CF09, CF16), nothing
-// else is there but ignored buffers.
+// What a source holds, checked against the family: every required tensor is there with its shape (CF09,
+// CF16), nothing else is there but ignored buffers.
 struct ModelDescription {
   const Architecture* architecture = nullptr;
   ModelConfig config;

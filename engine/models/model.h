@@ -1,5 +1,5 @@
-// engine/models/model.h: embed -> blocks -> head. Knows nothing of calibration, files or sampling. Blocks can be loaded, run
-// and dropped one at a time, so that a model larger than memory can still be walked.
+// engine/models/model.h: embed -> blocks -> head. Knows nothing of calibration, files or sampling. Blocks can
+// be loaded, run and dropped one at a time, so that a model larger than memory can still be walked.
 #pragma once
 
 #include <memory>
@@ -12,9 +12,10 @@
 namespace pare {
 
 class Block;  // block.h: one transformer layer
+struct Norm;  // layers/norm.h
 
-// Rows of a batch: `sequences` sequences of `tokens_per_sequence` consecutive tokens each; the first token of a sequence has
-// position `first_position` (0 unless a cache holds earlier ones).
+// Rows of a batch: `sequences` sequences of `tokens_per_sequence` consecutive tokens each; the first token of
+// a sequence has position `first_position` (0 unless a cache holds earlier ones).
 struct Batch {
   int64_t sequences = 1;
   int64_t tokens_per_sequence = 0;
@@ -43,17 +44,22 @@ class Model {
   Status load_all();
   Status load_embedding();
   Status load_block(int index);
-  Status load_head();         // final norm and head (or the tied embedding)
+  Status load_head();  // final norm and head (or the tied embedding)
   void drop_block(int index);
-  void drop_embedding();      // keeps it when the head is tied and loaded
+  void drop_embedding();  // keeps it when the head is tied and loaded
   void drop_head();
   bool block_loaded(int index) const;
   uint64_t loaded_bytes() const;  // weights in their working form
 
-  // Bytes of workspace for a batch of this shape (largest of embed, block and head with `logit_rows` rows at a time).
+  // Prepares for sequences of `positions` tokens, so that running them allocates nothing. Exit 6.
+  Status reserve_positions(int64_t positions);
+
+  // Bytes of workspace for a batch of this shape (largest of embed, block and head with `logit_rows` rows at
+  // a time). Also before anything is loaded.
   size_t workspace_bytes(const Batch& batch, int64_t logit_rows) const;
 
-  // hidden f32 [tokens, hidden]. ids i32 [tokens].
+  // hidden f32 [tokens, hidden]. ids i32 [tokens]. Exit 3 for an id outside the vocabulary, 2 for a position
+  // beyond a learned table.
   Status embed(const Tensor& ids, const Batch& batch, Tensor& hidden, Workspace& workspace);
   // In place: hidden -> output of block `index`. cache may be null (whole sequences from position 0).
   Status run_block(int index, const Batch& batch, Tensor& hidden, BlockCache* cache, Workspace& workspace);
@@ -61,13 +67,15 @@ class Model {
   Status run_head(const Tensor& rows, Tensor& logits, Workspace& workspace);
 
  private:
-  Model() = default;
+  Model();
+  const Weight& head_weight() const { return config().tied_head ? embedding_ : head_; }
   struct Positions;  // rotary tables, or nothing
   std::shared_ptr<const WeightSource> source_;
   Device device_;
   ModelDescription description_;
   Weight embedding_, position_table_, head_;
-  Tensor final_gain_, final_bias_;
+  std::unique_ptr<Norm> final_norm_;
+  bool embedding_wanted_ = false;  // a tied head keeps the embedding alive after drop_embedding()
   std::vector<std::unique_ptr<Block>> blocks_;
   std::unique_ptr<Positions> positions_;
 };

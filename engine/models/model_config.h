@@ -1,4 +1,5 @@
-// engine/models/model_config.h: a model's shape, normalised from any family's config.json. Source: docs of the formats we read.
+// engine/models/model_config.h: a model's shape, normalised from any family's config.json. Source: docs of
+// the formats we read.
 #pragma once
 
 #include <cstdint>
@@ -19,8 +20,8 @@ struct RopeConfig {
   double low_frequency_factor = 1.0, high_frequency_factor = 4.0;  // llama3
   double beta_fast = 32.0, beta_slow = 1.0;                        // yarn
   int64_t original_max_positions = 0;
-  double attention_factor = 0.0;                                   // 0: computed from the kind
-  std::vector<double> short_factors, long_factors;                 // longrope
+  double attention_factor = 0.0;                    // 0: computed from the kind
+  std::vector<double> short_factors, long_factors;  // longrope
   bool operator==(const RopeConfig&) const = default;
 };
 
@@ -50,21 +51,21 @@ struct ModelConfig {
   Activation activation = Activation::silu;
   bool gated_mlp = true;
   Positions positions = Positions::rotary;
-  int64_t position_offset = 0;      // first row of the learned table (OPT: 2)
-  RopeConfig rope;                  // of full-attention blocks
+  int64_t position_offset = 0;  // first row of the learned table (OPT: 2)
+  RopeConfig rope;              // of full-attention blocks
   bool qkv_bias = false, attention_output_bias = false, mlp_bias = false;
-  bool query_key_norm = false;      // per-head RMS norm of q and k before rotary
+  bool query_key_norm = false;  // per-head RMS norm of q and k before rotary
   bool tied_head = false;
   bool is_causal = true;
   bool parallel_residual = false;
-  bool post_sublayer_norms = false; // Gemma2: norms on sub-layer outputs too
+  bool post_sublayer_norms = false;  // Gemma2: norms on sub-layer outputs too
   double embedding_scale = 1.0;
-  double attention_scale = 0.0;     // 0: head_dim^-1/2
+  double attention_scale = 0.0;         // 0: head_dim^-1/2
   bool scale_by_inverse_layer = false;  // GPT-2 option: also divide by block index + 1
   double attention_softcap = 0.0, logit_softcap = 0.0;
   DType stored_dtype = DType::f32;  // "dtype" of the config, else of the tensors
 
-  std::vector<int32_t> eos_ids;     // config or generation_config; may be empty
+  std::vector<int32_t> eos_ids;  // config or generation_config; may be empty
   int32_t bos_id = -1;
 
   int64_t block_count() const { return int64_t(blocks.size()); }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "engine/models/weight_source.h"
@@ -10,14 +11,24 @@
 
 namespace pare {
 
+// What a weight is asked to do; decides which forms of a quantized one are kept.
+enum class WeightUse : uint8_t { multiply, gather, both };
+
 class Weight {
  public:
   Weight() = default;
-  // Dense matrices stored [in, out] are transposed once here; quantized ones are repacked for the device. bias: f32 [out] or
-  // undefined. Exit 4 or 6.
-  static Result<Weight> make(std::string name, const WeightData& data, bool transposed, Tensor bias, Device device);
+  // Dense matrices stored [in, out] are transposed once here; quantized ones are repacked for the device.
+  // bias: f32 [out] or undefined. Exit 4 or 6.
+  static Result<Weight> make(std::string name, const WeightData& data, bool transposed, Tensor bias,
+                             Device device, WeightUse use = WeightUse::multiply);
+  // A weight without values that knows its workspace_bytes(), to plan before loading. scheme: of a quantized
+  // one.
+  static Weight planned(std::string name, int64_t out, int64_t in, const std::optional<QuantScheme>& scheme,
+                        Device device);
 
-  bool defined() const { return dense_.defined() || packed_.defined(); }
+  bool defined() const { return dense_.defined() || packed_.defined() || quantized_ != nullptr; }
+  // True when nothing of the source's bytes is used any more, so that they may be released.
+  bool is_copy() const { return is_copy_; }
   const std::string& name() const { return name_; }
   int64_t out() const { return out_; }
   int64_t in() const { return in_; }
@@ -33,7 +44,8 @@ class Weight {
   std::string name_;
   int64_t out_ = 0, in_ = 0;
   Device device_;
-  Tensor dense_;                                   // [out, in]
+  bool is_copy_ = false;
+  Tensor dense_;  // [out, in]
   PackedMatrix packed_;
   std::shared_ptr<const QuantizedTensor> quantized_;  // kept for gather()
   Tensor bias_;

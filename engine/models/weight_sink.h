@@ -1,5 +1,5 @@
-// engine/models/weight_sink.h: where a compressed model goes, tensor by tensor. formats/ implements it. A sink never holds
-// more than the tensor it is writing.
+// engine/models/weight_sink.h: where a compressed model goes, tensor by tensor. formats/ implements it. A
+// sink never holds more than the tensor it is writing.
 #pragma once
 
 #include <string_view>
@@ -15,10 +15,11 @@ class WeightSink {
  public:
   virtual ~WeightSink() = default;
 
-  // Tensors arrive in the model's execution order (describe_tensors), each once. Returns exit 4 for a form the
-  // format cannot hold.
+  // Tensors arrive in the model's execution order (describe_tensors), each once. Returns exit 4 for a form
+  // the format cannot hold.
   virtual Status put(std::string_view name, const WeightData& weight) = 0;
-  // Writes what comes last, re-opens and checks what was written (NU12), publishes. Nothing exists under the final name before.
+  // Writes what comes last, re-opens and checks what was written (NU12), publishes. Nothing exists under the
+  // final name before.
   virtual Status finish(const Manifest& manifest) = 0;
   virtual uint64_t bytes_written() const = 0;
 };

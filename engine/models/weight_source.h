@@ -1,5 +1,5 @@
-// engine/models/weight_source.h: named tensors with a config, from any kind of file. formats/ implements it, so that the
-// engine never knows files.
+// engine/models/weight_source.h: named tensors with a config, from any kind of file. formats/ implements it,
+// so that the engine never knows files.
 #pragma once
 
 #include <memory>
@@ -19,12 +19,12 @@ namespace pare {
 
 // One tensor as a source stores it, known without reading its values.
 struct StoredTensor {
-  std::string name;   // checkpoint name, "model.layers.0.mlp.down_proj.weight"
-  DType dtype = DType::f32;             // of the elements; of the scales for quantized tensors
-  Shape shape;                          // dense: as stored; quantized: logical [out, in]
-  std::optional<QuantScheme> scheme;    // present for quantized tensors
-  bool transposed = false;              // quantized tensors only: the checkpoint's dense form is [in, out] (Conv1D)
-  uint64_t bytes = 0;                   // stored, all parts
+  std::string name;                   // checkpoint name, "model.layers.0.mlp.down_proj.weight"
+  DType dtype = DType::f32;           // of the elements; of the scales for quantized tensors
+  Shape shape;                        // dense: as stored; quantized: logical [out, in]
+  std::optional<QuantScheme> scheme;  // present for quantized tensors
+  bool transposed = false;  // quantized tensors only: the checkpoint's dense form is [in, out] (Conv1D)
+  uint64_t bytes = 0;       // stored, all parts
 };
 
 // A loaded tensor in whichever form.
@@ -37,7 +37,8 @@ struct WeightData {
   const std::shared_ptr<const QuantizedTensor>& quantized() const { return std::get<1>(form); }
 };
 
-// A file that travels with the model unchanged: tokenizer.json, generation_config.json, chat template, licence.
+// A file that travels with the model unchanged: tokenizer.json, generation_config.json, chat template,
+// licence.
 struct Asset {
   std::string name;
   std::string bytes;
@@ -47,17 +48,17 @@ class WeightSource {
  public:
   virtual ~WeightSource() = default;
 
-  virtual const std::string& path() const = 0;          // as the user gave it; for messages
-  virtual std::string_view format_name() const = 0;     // "safetensors", "pare"
-  virtual const Json& config() const = 0;               // config.json, parsed
-  virtual const std::string& config_text() const = 0;   // config.json, verbatim
-  virtual const std::vector<Asset>& assets() const = 0;  // sorted by name; without config.json
+  virtual const std::string& path() const = 0;                   // as the user gave it; for messages
+  virtual std::string_view format_name() const = 0;              // "safetensors", "pare"
+  virtual const Json& config() const = 0;                        // config.json, parsed
+  virtual const std::string& config_text() const = 0;            // config.json, verbatim
+  virtual const std::vector<Asset>& assets() const = 0;          // sorted by name; without config.json
   virtual const std::vector<StoredTensor>& tensors() const = 0;  // in file order
   virtual const StoredTensor* find(std::string_view name) const = 0;
   virtual const Manifest* manifest() const { return nullptr; }  // of files we wrote
 
-  // The tensor as a view of the mapped file where possible (read-only storage), else a copy. Exit 3 when the name is
-  // absent or a checksum does not match, 5 on read errors. Thread-safe.
+  // The tensor as a view of the mapped file where possible (read-only storage), else a copy. Exit 3 when the
+  // name is absent or a checksum does not match, 5 on read errors. Thread-safe.
   virtual Result<WeightData> load(std::string_view name) const = 0;
   // Hint: the pages of this tensor are not needed any more.
   virtual void release(std::string_view name) const = 0;

@@ -1,0 +1,105 @@
+#include "engine/models/block.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "engine/core/assert.h"
+#include "engine/models/loader.h"
+
+namespace pare {
+namespace {
+
+float attention_scale(const ModelConfig& config, const BlockConfig& shape, int index) {
+  double scale =
+      config.attention_scale > 0.0 ? config.attention_scale : 1.0 / std::sqrt(double(shape.head_dim));
+  if (config.scale_by_inverse_layer) scale /= double(index + 1);
+  return float(scale);
+}
+
+}  // namespace
+
+Block::Block(const ModelConfig& config, int index)
+    : hidden_size_(config.hidden_size), has_rotary_(config.positions == ModelConfig::Positions::rotary) {
+  // What the enabled families do not have; a family that does brings its forward pass along.
+  PARE_ASSERT(!config.parallel_residual && !config.post_sublayer_norms, "[block] {} is not enabled",
+              config.architecture);
+  const BlockConfig& shape = config.blocks[size_t(index)];
+  attention_.shape = shape;
+  attention_.scale = attention_scale(config, shape, index);
+  attention_.softcap = float(config.attention_softcap);
+  attention_.is_causal = config.is_causal;
+  mlp_.activation = config.activation;
+  mlp_.is_gated = config.gated_mlp;
+  mlp_.intermediate_size = shape.intermediate_size;
+}
+
+Result<std::unique_ptr<Block>> Block::load(const WeightSource& source, const ModelDescription& description,
+                                           int index, Device device) {
+  const Loader loader(source, description, device);
+  std::unique_ptr<Block> block(new Block(description.config, index));
+  Attention& attention = block->attention_;
+  PARE_TRY(block->input_norm_, loader.norm(Role::input_norm, Role::input_norm_bias, index));
+  if (loader.has(Role::qkv, index)) {
+    PARE_TRY(attention.qkv, loader.weight(Role::qkv, index));
+  } else {
+    PARE_TRY(attention.query, loader.weight(Role::query, index));
+    PARE_TRY(attention.key, loader.weight(Role::key, index));
+    PARE_TRY(attention.value, loader.weight(Role::value, index));
+  }
+  if (description.config.query_key_norm) {
+    attention.query_norm = attention.key_norm = {
+        .kind = description.config.norm, .eps = float(description.config.norm_eps), .gain = {}, .bias = {}};
+    PARE_TRY(attention.query_norm.gain, loader.vector(Role::query_norm, index));
+    PARE_TRY(attention.key_norm.gain, loader.vector(Role::key_norm, index));
+  }
+  PARE_TRY(attention.output, loader.weight(Role::attention_output, index));
+  PARE_TRY(block->post_attention_norm_,
+           loader.norm(Role::post_attention_norm, Role::post_attention_norm_bias, index));
+  if (block->mlp_.is_gated) {
+    PARE_TRY(block->mlp_.gate, loader.weight(Role::gate, index));
+  }
+  PARE_TRY(block->mlp_.up, loader.weight(Role::up, index));
+  PARE_TRY(block->mlp_.down, loader.weight(Role::down, index));
+  return block;
+}
+
+std::unique_ptr<Block> Block::plan(const WeightSource& source, const ModelDescription& description, int index,
+                                   Device device) {
+  const Loader loader(source, description, device);
+  std::unique_ptr<Block> block(new Block(description.config, index));
+  Attention& attention = block->attention_;
+  if (loader.has(Role::qkv, index)) {
+    attention.qkv = loader.planned(Role::qkv, index);
+  } else {
+    attention.query = loader.planned(Role::query, index);
+    attention.key = loader.planned(Role::key, index);
+    attention.value = loader.planned(Role::value, index);
+  }
+  attention.output = loader.planned(Role::attention_output, index);
+  if (block->mlp_.is_gated) block->mlp_.gate = loader.planned(Role::gate, index);
+  block->mlp_.up = loader.planned(Role::up, index);
+  block->mlp_.down = loader.planned(Role::down, index);
+  return block;
+}
+
+void Block::forward(const Batch& batch, const RotaryTable* rotary, BlockCache* cache, Tensor& hidden,
+                    Workspace& workspace) const {
+  const Workspace::Scope scope(workspace);
+  Tensor normed = workspace.take(DType::f32, hidden.shape());
+  input_norm_.forward(hidden, normed);
+  attention_.forward(normed, batch, rotary, cache, hidden, workspace);
+  post_attention_norm_.forward(hidden, normed);
+  mlp_.forward(normed, hidden, workspace);
+}
+
+size_t Block::workspace_bytes(const Batch& batch) const {
+  return Workspace::bytes_for(DType::f32, {batch.tokens(), hidden_size_}) +
+         std::max(attention_.workspace_bytes(batch, has_rotary_), mlp_.workspace_bytes(batch.tokens()));
+}
+
+uint64_t Block::size_bytes() const {
+  return input_norm_.size_bytes() + post_attention_norm_.size_bytes() + attention_.size_bytes() +
+         mlp_.size_bytes();
+}
+
+}  // namespace pare

@@ -1,0 +1,37 @@
+// engine/models/block.h: one transformer layer, built from its BlockConfig and its weights.
+//   h = x + attention(norm1 x);  y = h + mlp(norm2 h)
+#pragma once
+
+#include <memory>
+
+#include "engine/models/layers/attention.h"
+#include "engine/models/layers/mlp.h"
+#include "engine/models/layers/norm.h"
+
+namespace pare {
+
+class Block {
+ public:
+  // Loads every tensor of block `index`. Exit 3, 4, 5, 6.
+  static Result<std::unique_ptr<Block>> load(const WeightSource& source, const ModelDescription& description,
+                                             int index, Device device);
+  // The same block without values; only workspace_bytes() may be asked.
+  static std::unique_ptr<Block> plan(const WeightSource& source, const ModelDescription& description,
+                                     int index, Device device);
+
+  // In place: hidden f32 [tokens, hidden]. rotary is null for learned positions.
+  void forward(const Batch& batch, const RotaryTable* rotary, BlockCache* cache, Tensor& hidden,
+               Workspace& workspace) const;
+  size_t workspace_bytes(const Batch& batch) const;
+  uint64_t size_bytes() const;
+
+ private:
+  explicit Block(const ModelConfig& config, int index);
+  int64_t hidden_size_;
+  bool has_rotary_;
+  Norm input_norm_, post_attention_norm_;
+  Attention attention_;
+  Mlp mlp_;
+};
+
+}  // namespace pare

@@ -1,0 +1,125 @@
+#include "engine/models/layers/attention.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "engine/core/assert.h"
+#include "engine/core/parallel.h"
+#include "engine/tensor/ops.h"
+
+namespace pare {
+namespace {
+
+// Rows [sequences * tokens, kv_heads * head_dim] to their places in a cache [sequences, kv_heads, capacity,
+// head_dim].
+void append_to_cache(const Tensor& rows, const Batch& batch, const Tensor& cache) {
+  const int64_t kv_heads = cache.size(1), capacity = cache.size(2), head_dim = cache.size(3);
+  const int64_t tokens = batch.tokens_per_sequence;
+  const float* source = rows.data<float>();
+  float* target = cache.mutable_data<float>();
+  for (int64_t sequence = 0; sequence < batch.sequences; ++sequence) {
+    for (int64_t token = 0; token < tokens; ++token) {
+      const float* row = source + (sequence * tokens + token) * rows.row_stride();
+      for (int64_t head = 0; head < kv_heads; ++head) {
+        const int64_t place =
+            ((sequence * kv_heads + head) * capacity + batch.first_position + token) * head_dim;
+        std::memcpy(target + place, row + head * head_dim, size_t(head_dim) * sizeof(float));
+      }
+    }
+  }
+}
+
+void fill_positions(const Batch& batch, Tensor& positions) {
+  int32_t* out = positions.mutable_data<int32_t>();
+  for (int64_t i = 0; i < batch.tokens(); ++i)
+    out[i] = int32_t(batch.first_position + i % batch.tokens_per_sequence);
+}
+
+}  // namespace
+
+void Attention::forward(const Tensor& x, const Batch& batch, const RotaryTable* rotary, BlockCache* cache,
+                        Tensor& out, Workspace& workspace) const {
+  const int64_t tokens = batch.tokens();
+  const int64_t query_columns = shape.heads * shape.head_dim, kv_columns = shape.kv_heads * shape.head_dim;
+  PARE_ASSERT(cache != nullptr || batch.first_position == 0, "[attention] positions from {} without a cache",
+              batch.first_position);
+  const Workspace::Scope scope(workspace);
+  Tensor mixed = workspace.take(DType::f32, {tokens, query_columns});
+  {
+    const Workspace::Scope inner_scope(workspace);
+    Tensor q, k, v;
+    if (is_fused()) {
+      Tensor fused = workspace.take(DType::f32, {tokens, query_columns + 2 * kv_columns});
+      qkv.multiply(x, /*accumulate=*/false, fused, workspace);
+      q = fused.columns(0, query_columns);
+      k = fused.columns(query_columns, query_columns + kv_columns);
+      v = fused.columns(query_columns + kv_columns, query_columns + 2 * kv_columns);
+    } else {
+      q = workspace.take(DType::f32, {tokens, query_columns});
+      k = workspace.take(DType::f32, {tokens, kv_columns});
+      v = workspace.take(DType::f32, {tokens, kv_columns});
+      query.multiply(x, /*accumulate=*/false, q, workspace);
+      key.multiply(x, /*accumulate=*/false, k, workspace);
+      value.multiply(x, /*accumulate=*/false, v, workspace);
+    }
+    if (query_norm.gain.defined()) {
+      Tensor query_heads = q.reshaped({tokens * shape.heads, shape.head_dim});
+      Tensor key_heads = k.reshaped({tokens * shape.kv_heads, shape.head_dim});
+      query_norm.forward(query_heads, query_heads);
+      key_norm.forward(key_heads, key_heads);
+    }
+    if (rotary != nullptr) {
+      const Workspace::Scope position_scope(workspace);
+      Tensor positions = workspace.take(DType::i32, {tokens});
+      fill_positions(batch, positions);
+      ops::rotary(q, positions, rotary->cosines(), rotary->sines(), shape.heads);
+      ops::rotary(k, positions, rotary->cosines(), rotary->sines(), shape.kv_heads);
+    }
+    const ops::AttentionShape extent{.sequences = batch.sequences,
+                                     .query_tokens = batch.tokens_per_sequence,
+                                     .key_tokens = batch.first_position + batch.tokens_per_sequence,
+                                     .query_offset = batch.first_position,
+                                     .heads = shape.heads,
+                                     .kv_heads = shape.kv_heads,
+                                     .head_dim = shape.head_dim,
+                                     .scale = scale,
+                                     .softcap = softcap,
+                                     .window = shape.sliding_window,
+                                     .causal = is_causal};
+    if (cache == nullptr) {
+      ops::attention(q, k, v, extent, mixed);
+    } else {
+      PARE_ASSERT(cache->keys.size(0) == batch.sequences && cache->keys.size(2) >= extent.key_tokens,
+                  "[attention] cache {} for {} sequences of {} positions", cache->keys.shape().text(),
+                  batch.sequences, extent.key_tokens);
+      append_to_cache(k, batch, cache->keys);
+      append_to_cache(v, batch, cache->values);
+      ops::attention_cached(q, cache->keys, cache->values, extent, mixed);
+    }
+  }
+  output.multiply(mixed, /*accumulate=*/true, out, workspace);
+}
+
+size_t Attention::projection_bytes(int64_t tokens) const {
+  if (is_fused()) return qkv.workspace_bytes(tokens);
+  return std::max(
+      {query.workspace_bytes(tokens), key.workspace_bytes(tokens), value.workspace_bytes(tokens)});
+}
+
+size_t Attention::workspace_bytes(const Batch& batch, bool has_rotary) const {
+  const int64_t tokens = batch.tokens();
+  const int64_t query_columns = shape.heads * shape.head_dim, kv_columns = shape.kv_heads * shape.head_dim;
+  const auto floats = [&](int64_t columns) { return Workspace::bytes_for(DType::f32, {tokens, columns}); };
+  const size_t parts =
+      is_fused() ? floats(query_columns + 2 * kv_columns) : floats(query_columns) + 2 * floats(kv_columns);
+  const size_t positions = has_rotary ? Workspace::bytes_for(DType::i32, {tokens}) : 0;
+  return floats(query_columns) +
+         std::max(parts + std::max(projection_bytes(tokens), positions), output.workspace_bytes(tokens));
+}
+
+uint64_t Attention::size_bytes() const {
+  return query.size_bytes() + key.size_bytes() + value.size_bytes() + qkv.size_bytes() + output.size_bytes() +
+         query_norm.size_bytes() + key_norm.size_bytes();
+}
+
+}  // namespace pare
