@@ -10,7 +10,8 @@ namespace pare {
 class KvCache {
  public:
   // Room for `capacity` positions of `sequences` sequences. Exit 6.
-  static Result<KvCache> allocate(const ModelConfig& config, int64_t sequences, int64_t capacity, Device device);
+  static Result<KvCache> allocate(const ModelConfig& config, int64_t sequences, int64_t capacity,
+                                  Device device);
   static uint64_t bytes_for(const ModelConfig& config, int64_t sequences, int64_t capacity);
 
   BlockCache& block(int index) { return blocks_[size_t(index)]; }

@@ -16,7 +16,7 @@ namespace pare {
 struct GenerateOptions {
   int64_t max_new_tokens = 128;
   SamplerOptions sampler;
-  std::vector<std::string> stop;   // generation ends before the first occurrence of any of these in the text
+  std::vector<std::string> stop;  // generation ends before the first occurrence of any of these in the text
   bool stop_at_eos = true;
 };
 
@@ -24,8 +24,8 @@ enum class StopReason { eos, stop_string, length, context_full, interrupted };
 const char* stop_reason_name(StopReason reason);
 
 struct GenerateResult {
-  std::vector<int32_t> ids;        // new tokens, without the end-of-text token
-  std::string text;                // as streamed
+  std::vector<int32_t> ids;  // new tokens, without the end-of-text token
+  std::string text;          // as streamed
   StopReason reason = StopReason::length;
   int64_t prompt_tokens = 0;
   double prefill_seconds = 0, decode_seconds = 0;
@@ -44,13 +44,15 @@ class Session {
   int64_t context() const { return context_; }
   const Tokenizer* tokenizer() const { return tokenizer_.get(); }
 
-  // Generates after `prompt` (template tokens included by the caller). `emit` gets text pieces that end on whole characters
-  // and never contain part of a stop string; returning false stops. Exit 3 when the prompt is empty or an id is outside the
-  // vocabulary, 2 when it does not fit the context (needs at least one free position).
+  // Generates after `prompt` (template tokens included by the caller). `emit` gets text pieces that end on
+  // whole characters and never contain part of a stop string; returning false stops. Exit 3 when the prompt
+  // is empty or an id is outside the vocabulary, 2 when it does not fit the context (needs at least one free
+  // position).
   Result<GenerateResult> generate(std::span<const int32_t> prompt, const GenerateOptions& options,
                                   const std::function<bool(std::string_view)>& emit);
 
-  // Logits of all positions of equally long sequences: ids [sequences * tokens]; out f32 [sequences * tokens, vocabulary].
+  // Logits of all positions of equally long sequences: ids [sequences * tokens]; out f32 [sequences * tokens,
+  // vocabulary].
   Status score(const Tensor& ids, const Batch& batch, Tensor& logits);
 
  private:
