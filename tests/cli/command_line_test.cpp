@@ -1,0 +1,179 @@
+// The command line itself: rows CL of docs/bad-input.md, and what every command must do.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "tests/support/command.h"
+#include "tests/support/shared_data.h"
+
+namespace pare::test {
+namespace {
+
+using testing::HasSubstr;
+
+std::string sample() {
+  return source_path("samples/books-3m");
+}
+
+void expect_error(const CommandResult& result, int exit_code, const std::vector<std::string>& words) {
+  EXPECT_EQ(result.exit_code, exit_code) << result.error;
+  EXPECT_EQ(result.error_lines(), 1) << result.error;
+  EXPECT_EQ(result.error.back(), '\n');
+  for (const std::string& word : words) EXPECT_THAT(result.error, HasSubstr(word));
+}
+
+TEST(CommandLine, HelpAndVersion) {
+  const CommandResult help = pare({"--help"});
+  EXPECT_EQ(help.exit_code, 0);
+  for (const char* verb : {"inspect", "quantize", "evaluate", "export", "run", "tokenize", "verify", "doctor",
+                           "limits", "completion"}) {
+    EXPECT_THAT(help.out, HasSubstr(verb));
+    const CommandResult verb_help = pare({verb, "--help"});
+    EXPECT_EQ(verb_help.exit_code, 0) << verb;
+    EXPECT_THAT(verb_help.out, HasSubstr("--json")) << verb;
+  }
+  EXPECT_THAT(pare({"--version"}).out, HasSubstr("pare 0."));
+}
+
+TEST(CommandLine, CL07UnknownOptionsNameTheNearest) {
+  expect_error(pare({"quantize", sample(), "-o", "x.pare", "--shceme", "int8"}), 2, {"--shceme", "--scheme"});
+  expect_error(pare({"quantise", sample()}), 2, {"quantise", "quantize"});
+  expect_error(pare({"inspect", sample(), "surplus"}), 2, {"surplus"});
+  expect_error(pare({}), 2, {});
+}
+
+TEST(CommandLine, CL07OptionGivenTwice) {
+  expect_error(pare({"quantize", sample(), "--scheme", "int8", "--scheme", "int4", "-o", "x.pare"}), 2,
+               {"--scheme"});
+}
+
+TEST(CommandLine, CL06NumbersThatAreNone) {
+  for (const char* value : {"4x", "1e3", "", "-1", "99999999999999999999", "nan"}) {
+    expect_error(pare({"run", sample(), "-p", "x", "--max-tokens", value}), 2, {"max-tokens"});
+  }
+  for (const char* value : {"nan", "warm", "-0.5"}) {
+    expect_error(pare({"run", sample(), "-p", "x", "--temperature", value}), 2, {"temperature"});
+  }
+  expect_error(pare({"inspect", sample(), "--threads", "2"}), 2, {"--threads"});
+}
+
+TEST(CommandLine, CL10NoRemoteCode) {
+  expect_error(pare({"inspect", sample(), "--trust-remote-code"}), 2, {"--trust-remote-code", "by design"});
+}
+
+TEST(CommandLine, CL11DevicesAreNeverReplaced) {
+  expect_error(pare({"run", sample(), "-p", "x", "--device", "cuda"}), 4, {"cuda:0"});
+  expect_error(pare({"run", sample(), "-p", "x", "--device", "tpu"}), 2, {"--device", "tpu"});
+}
+
+TEST(CommandLine, CL14MalformedVariable) {
+  expect_error(pare({"doctor"}, {.environment = {{"PARE_CPU_PROFILE", "fast"}}}), 2,
+               {"PARE_CPU_PROFILE", "fast"});
+  EXPECT_EQ(pare({"doctor"}, {.environment = {{"PARE_CPU_PROFILE", "generic"}, {"OMP_NUM_THREADS", "many"}}})
+                .exit_code,
+            0);
+}
+
+TEST(CommandLine, CL09EmptyEnvironment) {
+  const CommandResult result =
+      pare({"inspect", sample()},
+           {.environment = {{"PATH", ""}, {"HOME", ""}, {"LANG", ""}, {"LC_ALL", "xx_YY.ISO-8859-15"}}});
+  EXPECT_EQ(result.exit_code, 0) << result.error;
+}
+
+TEST(CommandLine, CL15FullStdout) {
+  if (!std::filesystem::exists("/dev/full")) GTEST_SKIP() << "no /dev/full";
+  for (const std::vector<std::string>& words :
+       {std::vector<std::string>{"limits"}, {"inspect", sample(), "--json"}, {"--help"}}) {
+    expect_error(pare(words, {.stdout_path = "/dev/full"}), 5, {"stdout"});
+  }
+}
+
+TEST(CommandLine, IX20MissingModelNamesThePath) {
+  expect_error(pare({"inspect", "/nowhere/at/all"}), 5, {"/nowhere/at/all"});
+  expect_error(pare({"inspect", "nobody/nothing"}, {.environment = {{"HF_HUB_CACHE", temporary_folder()}}}),
+               5, {"nobody/nothing", "never downloads"});
+}
+
+TEST(CommandLine, PlannedCommandsRefuse) {
+  for (const char* verb : {"calibrate", "prune", "distill", "compress"}) {
+    expect_error(pare({verb, sample(), "--anything", "1"}), 4, {verb, "not in this version"});
+  }
+}
+
+TEST(CommandLine, ErrorsAsJson) {
+  const CommandResult result = pare({"inspect", "/nowhere", "--log-format", "json"});
+  EXPECT_EQ(result.exit_code, 5);
+  EXPECT_THAT(result.error, HasSubstr("\"exit\":5"));
+  EXPECT_THAT(result.error, HasSubstr("\"level\":\"error\""));
+}
+
+TEST(CommandLine, EscapesFromFilesNeverReachTheTerminal) {
+  const std::string model = copy_of_sample();
+  std::ofstream(model + "/config.json")
+      << "{\"architectures\": [\"\\u001b[2Jevil\\u202e\"], \"model_type\": \"x\"}";
+  const CommandResult result = pare({"inspect", model});
+  EXPECT_EQ(result.exit_code, 4) << result.error;
+  EXPECT_EQ(result.error.find('\x1b'), std::string::npos);
+  EXPECT_THAT(result.error, HasSubstr("\\x1b[2Jevil"));
+}
+
+// Output rows: nothing on disk changes when a run is refused.
+TEST(Output, CL02ExistsWithoutForce) {
+  const std::string folder = temporary_folder();
+  std::ofstream(folder + "/out.pare") << "precious";
+  const std::string before = folder_fingerprint(folder);
+  expect_error(pare({"quantize", sample(), "-o", folder + "/out.pare"}), 2, {"out.pare", "--force"});
+  EXPECT_EQ(folder_fingerprint(folder), before);
+  EXPECT_EQ(pare({"quantize", sample(), "-o", folder + "/out.pare", "--force"}).exit_code, 0);
+}
+
+TEST(Output, CL01OutputIsTheInput) {
+  const std::string model = copy_of_sample();
+  const std::string before = folder_fingerprint(model);
+  expect_error(pare({"quantize", model, "-o", model, "--force"}), 2, {});
+  std::filesystem::create_hard_link(model + "/model.safetensors", model + "/other.pare");
+  expect_error(pare({"quantize", model, "-o", model + "/other.pare", "--force"}), 2, {"other.pare"});
+  std::filesystem::remove(model + "/other.pare");
+  EXPECT_EQ(folder_fingerprint(model), before);
+}
+
+TEST(Output, CL03MissingFolder) {
+  expect_error(pare({"quantize", sample(), "-o", "/nowhere/out.pare"}), 5, {"/nowhere"});
+}
+
+TEST(Output, CL08UmaskDecidesTheMode) {
+  const std::string folder = temporary_folder();
+  const mode_t old = ::umask(027);
+  EXPECT_EQ(pare({"quantize", sample(), "-o", folder + "/a.pare"}).exit_code, 0);
+  ::umask(old);
+  struct stat status {};
+  ASSERT_EQ(::stat((folder + "/a.pare").c_str(), &status), 0);
+  EXPECT_EQ(status.st_mode & 0777, mode_t(0640));
+}
+
+TEST(Output, CL17ForceSparesForeignFiles) {
+  const std::string folder = temporary_folder() + "/out";
+  EXPECT_EQ(pare({"export", sample(), "-o", folder}).exit_code, 0);
+  std::ofstream(folder + "/notes.txt") << "mine";
+  expect_error(pare({"export", sample(), "-o", folder, "--force"}), 2, {"notes.txt"});
+  std::filesystem::remove(folder + "/notes.txt");
+  EXPECT_EQ(pare({"export", sample(), "-o", folder, "--force"}).exit_code, 0);
+}
+
+TEST(Output, NoTemporariesRemain) {
+  const std::string folder = temporary_folder();
+  EXPECT_EQ(pare({"quantize", sample(), "-o", folder + "/a.pare"}).exit_code, 0);
+  int entries = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    ++entries;
+    EXPECT_EQ(entry.path().filename(), "a.pare");
+  }
+  EXPECT_EQ(entries, 1);
+}
+
+}  // namespace
+}  // namespace pare::test
