@@ -1,0 +1,168 @@
+#include "bench/probes.h"
+
+#include <immintrin.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <vector>
+
+#include "engine/backends/cpu/isa.h"
+#include "engine/core/parallel.h"
+
+namespace pare::bench {
+namespace {
+
+constexpr int64_t kFmaSteps = 200'000;
+constexpr int kChains = 12;
+
+// What a compiler must believe to be used.
+void keep(float value) { asm volatile("" : : "x"(value)); }
+
+__attribute__((target("avx512f"))) void read_avx512(const std::byte* data, int64_t bytes) {
+  __m512i part[4] = {};
+  for (int64_t i = 0; i + 256 <= bytes; i += 256) {
+    for (int j = 0; j < 4; ++j) part[j] = _mm512_or_si512(part[j], _mm512_loadu_si512(data + i + 64 * j));
+  }
+  const __m512i all = _mm512_or_si512(_mm512_or_si512(part[0], part[1]), _mm512_or_si512(part[2], part[3]));
+  keep(float(_mm512_reduce_or_epi32(all)));
+}
+
+__attribute__((target("avx2"))) void read_avx2(const std::byte* data, int64_t bytes) {
+  __m256i part[4] = {};
+  for (int64_t i = 0; i + 128 <= bytes; i += 128) {
+    for (int j = 0; j < 4; ++j) {
+      part[j] = _mm256_or_si256(part[j], _mm256_loadu_si256(reinterpret_cast<const __m256i*>(data + i + 32 * j)));
+    }
+  }
+  const __m256i all = _mm256_or_si256(_mm256_or_si256(part[0], part[1]), _mm256_or_si256(part[2], part[3]));
+  keep(float(_mm256_extract_epi32(all, 0)));
+}
+
+void read_generic(const std::byte* data, int64_t bytes) {
+  uint64_t part[4] = {};
+  for (int64_t i = 0; i + 32 <= bytes; i += 32) {
+    for (int j = 0; j < 4; ++j) {
+      uint64_t word;
+      std::memcpy(&word, data + i + 8 * j, 8);
+      part[j] |= word;
+    }
+  }
+  keep(float(part[0] | part[1] | part[2] | part[3]));
+}
+
+__attribute__((target("avx512f"))) void fma_avx512() {
+  __m512 chain[kChains];
+  for (int j = 0; j < kChains; ++j) chain[j] = _mm512_set1_ps(float(j));
+  const __m512 a = _mm512_set1_ps(0.999f), b = _mm512_set1_ps(1e-3f);
+  for (int64_t i = 0; i < kFmaSteps; ++i) {
+#pragma GCC unroll 12
+    for (int j = 0; j < kChains; ++j) chain[j] = _mm512_fmadd_ps(chain[j], a, b);
+  }
+  for (int j = 1; j < kChains; ++j) chain[0] = _mm512_add_ps(chain[0], chain[j]);
+  keep(_mm512_reduce_add_ps(chain[0]));
+}
+
+__attribute__((target("avx2,fma"))) void fma_avx2() {
+  __m256 chain[kChains];
+  for (int j = 0; j < kChains; ++j) chain[j] = _mm256_set1_ps(float(j));
+  const __m256 a = _mm256_set1_ps(0.999f), b = _mm256_set1_ps(1e-3f);
+  for (int64_t i = 0; i < kFmaSteps; ++i) {
+#pragma GCC unroll 12
+    for (int j = 0; j < kChains; ++j) chain[j] = _mm256_fmadd_ps(chain[j], a, b);
+  }
+  for (int j = 1; j < kChains; ++j) chain[0] = _mm256_add_ps(chain[0], chain[j]);
+  keep(_mm256_cvtss_f32(chain[0]));
+}
+
+void fma_generic() {
+  __m128 chain[kChains];
+  for (int j = 0; j < kChains; ++j) chain[j] = _mm_set1_ps(float(j));
+  const __m128 a = _mm_set1_ps(0.999f), b = _mm_set1_ps(1e-3f);
+  for (int64_t i = 0; i < kFmaSteps; ++i) {
+#pragma GCC unroll 12
+    for (int j = 0; j < kChains; ++j) chain[j] = _mm_add_ps(_mm_mul_ps(chain[j], a), b);
+  }
+  for (int j = 1; j < kChains; ++j) chain[0] = _mm_add_ps(chain[0], chain[j]);
+  keep(_mm_cvtss_f32(chain[0]));
+}
+
+int lanes() {
+  switch (cpu::best_isa()) {
+    case cpu::Isa::avx512: return 16;
+    case cpu::Isa::avx2: return 8;
+    case cpu::Isa::generic: break;
+  }
+  return 4;
+}
+
+void read_stream(const std::byte* data, int64_t bytes) {
+  switch (cpu::best_isa()) {
+    case cpu::Isa::avx512: return read_avx512(data, bytes);
+    case cpu::Isa::avx2: return read_avx2(data, bytes);
+    case cpu::Isa::generic: break;
+  }
+  read_generic(data, bytes);
+}
+
+void multiply_add() {
+  switch (cpu::best_isa()) {
+    case cpu::Isa::avx512: return fma_avx512();
+    case cpu::Isa::avx2: return fma_avx2();
+    case cpu::Isa::generic: break;
+  }
+  fma_generic();
+}
+
+}  // namespace
+
+std::string_view probe_name(Probe probe, int threads) {
+  switch (probe) {
+    case Probe::cpu_read: return threads == 1 ? "cpu.read1" : "cpu.read2";
+    case Probe::cpu_copy: return "cpu.copy";
+    case Probe::cpu_fma_f32: break;
+  }
+  return "cpu.fma_f32";
+}
+
+int64_t last_level_cache_bytes() {
+  const long level3 = ::sysconf(_SC_LEVEL3_CACHE_SIZE);
+  return level3 > 0 ? int64_t(level3) : int64_t{32} << 20;
+}
+
+struct Probes::Buffers {
+  std::vector<std::byte> read, write;
+};
+
+Probes::Probes() : buffers_(std::make_unique<Buffers>()) {
+  buffers_->read.assign(size_t(8 * last_level_cache_bytes()), std::byte{1});
+}
+Probes::~Probes() = default;
+
+double Probes::work(Probe probe) const {
+  const double bytes = double(buffers_->read.size());
+  switch (probe) {
+    case Probe::cpu_read: return bytes;
+    case Probe::cpu_copy: return 2.0 * bytes;
+    case Probe::cpu_fma_f32: break;
+  }
+  return 2.0 * double(kFmaSteps) * kChains * lanes() * thread_count();
+}
+
+void Probes::run(Probe probe) {
+  const auto bytes = int64_t(buffers_->read.size());
+  constexpr int64_t kPiece = 1 << 20;
+  const std::byte* from = buffers_->read.data();
+  if (probe == Probe::cpu_read) {
+    parallel_ranges(bytes, kPiece, [&](int64_t begin, int64_t end) { read_stream(from + begin, end - begin); });
+  } else if (probe == Probe::cpu_copy) {
+    if (buffers_->write.empty()) buffers_->write.resize(buffers_->read.size());
+    std::byte* to = buffers_->write.data();
+    parallel_ranges(bytes, kPiece, [&](int64_t begin, int64_t end) {
+      std::memcpy(to + begin, from + begin, size_t(end - begin));
+    });
+  } else {
+    parallel_for(thread_count(), [](int64_t) { multiply_add(); });
+  }
+}
+
+}  // namespace pare::bench
