@@ -94,7 +94,8 @@ Status DirWriter::add(const std::string& name, std::string_view content) {
 Status DirWriter::rename(const std::string& from, const std::string& to) {
   State& s = *state_;
   if (io::rename(s.folder.get(), from, to, RENAME_NOREPLACE, s.temporary_path) == 0) return {};
-  if ((errno == EINVAL || errno == ENOSYS) && io::rename(s.folder.get(), from, to, 0, s.temporary_path) == 0) return {};
+  if ((errno == EINVAL || errno == ENOSYS) && io::rename(s.folder.get(), from, to, 0, s.temporary_path) == 0)
+    return {};
   return io::system_error(s.target.path + "/" + to, "rename inside the new directory", errno);
 }
 

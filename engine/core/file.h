@@ -92,7 +92,7 @@ Result<std::vector<std::string>> list_directory(const std::string& path);
 struct WriteOptions {
   bool force = false;           // replace an existing output
   uint64_t expected_bytes = 0;  // reserved up front and compared with the free space; 0 = unknown
-  std::vector<std::pair<uint64_t, uint64_t>> inputs;  // identities that must not be overwritten (CL01)
+  std::vector<std::pair<uint64_t, uint64_t>> inputs = {};  // identities that must not be overwritten (CL01)
 };
 
 // Checks everything about an output that can be known before the work: exists without --force (2), is an

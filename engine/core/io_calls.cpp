@@ -143,9 +143,10 @@ ssize_t write_at(int descriptor, const void* bytes, size_t size, uint64_t offset
 }
 
 int reserve(int descriptor, uint64_t size, const std::string& path) {
-  return attempt("fallocate", path,
-                 // The size stays: a self-check opens the file before it is cut to its length.
-                 [&](bool) { return ::fallocate(descriptor, FALLOC_FL_KEEP_SIZE, 0, static_cast<off_t>(size)); });
+  return attempt(
+      "fallocate", path,
+      // The size stays: a self-check opens the file before it is cut to its length.
+      [&](bool) { return ::fallocate(descriptor, FALLOC_FL_KEEP_SIZE, 0, static_cast<off_t>(size)); });
 }
 
 int truncate(int descriptor, uint64_t size, const std::string& path) {
@@ -209,8 +210,8 @@ Result<std::vector<std::string>> list_open_folder(int descriptor, const std::str
   }
   std::vector<std::string> names;
   int failure = 0;
-  for (;;) {
-    errno = ask_fault_hook("readdir", path);
+  for (int interruptions = 0;;) {
+    errno = std::max(0, ask_fault_hook("readdir", path));
     if (errno == 0) {
       const dirent* entry = ::readdir(folder);
       if (entry != nullptr) {
@@ -219,7 +220,7 @@ Result<std::vector<std::string>> list_open_folder(int descriptor, const std::str
         continue;
       }
     }
-    if (errno == EINTR) continue;
+    if (errno == EINTR && ++interruptions < kMaxInterruptions) continue;
     failure = errno;
     break;
   }

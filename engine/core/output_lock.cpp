@@ -65,28 +65,36 @@ Result<OutputLock> OutputLock::acquire(const OutputTarget& target) {
   const std::string name = prefix_of(target.name) + "lock";
   const std::string path = target.beside(name);
   for (int tries = 0; tries < kTries; ++tries) {
+    OutputLock lock;
+    lock.folder_ = io::Descriptor(io::open_at(target.folder.get(), ".", O_RDONLY | O_DIRECTORY, 0, path));
+    if (!lock.folder_.is_open()) return io::system_error(target.path, "open the output folder", errno);
+    struct stat locked {
+    }, named{};
+    const bool existed = io::get_stat_at(target.folder.get(), name, named, AT_SYMLINK_NOFOLLOW, path) == 0;
+    // Until it is certain that the lock is ours, only a file that we have made is removed again.
+    const auto give_up = [&](const char* action) {
+      const int number = errno;
+      if (!existed) remove_file(target.folder.get(), name, path);
+      return io::system_error(target.path, action, number);
+    };
     io::Descriptor file(
         io::open_at(target.folder.get(), name, O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK, 0666, path));
     if (!file.is_open()) return io::system_error(target.path, "create a lock in the output folder", errno);
     if (io::lock(file.get(), path) != 0) {
       if (errno == EWOULDBLOCK) return locked_error(target, path, file.get());
-      return io::system_error(target.path, "lock the output", errno);
+      return give_up("lock the output");
     }
+    if (io::get_stat(file.get(), locked, path) != 0) return give_up("stat the lock");
     // The holder before us may have removed the file that we have just locked.
-    struct stat locked {
-    }, named{};
-    if (io::get_stat(file.get(), locked, path) != 0) return io::system_error(path, "stat", errno);
-    if (io::get_stat_at(target.folder.get(), name, named, AT_SYMLINK_NOFOLLOW, path) != 0 ||
-        locked.st_dev != named.st_dev || locked.st_ino != named.st_ino) {
-      continue;
+    if (io::get_stat_at(target.folder.get(), name, named, AT_SYMLINK_NOFOLLOW, path) != 0) {
+      if (errno == ENOENT) continue;
+      return give_up("stat the lock");
     }
-    OutputLock lock;
+    if (locked.st_dev != named.st_dev || locked.st_ino != named.st_ino) continue;
     lock.file_ = std::move(file);
     lock.name_ = name;
     lock.path_ = path;
     register_temporary(lock.path_.c_str(), /*is_directory=*/false);
-    lock.folder_ = io::Descriptor(io::open_at(target.folder.get(), ".", O_RDONLY | O_DIRECTORY, 0, path));
-    if (!lock.folder_.is_open()) return io::system_error(target.path, "open the output folder", errno);
     const std::string pid = std::to_string(::getpid());
     const bool written = io::truncate(lock.file_.get(), 0, path) == 0 &&
                          io::write_at(lock.file_.get(), pid.data(), pid.size(), 0, path) >= 0;
@@ -99,7 +107,7 @@ Result<OutputLock> OutputLock::acquire(const OutputTarget& target) {
 OutputLock::~OutputLock() {
   if (!file_.is_open()) return;
   // Removed while it is held: whoever opened it before us sees that the name is gone and starts again.
-  if (folder_.is_open()) remove_file(folder_.get(), name_, path_);
+  remove_file(folder_.get(), name_, path_);
   unregister_temporary(path_.c_str());
 }
 
