@@ -9,11 +9,11 @@
 namespace pare {
 
 struct OpenOptions {
-  bool follow_symlinks = false;   // lets shards be symlinks that leave the model folder (IX03)
-  bool allow_unindexed = false;   // ignores tensors that the index does not name (IX09)
-  bool strict = false;            // a wrong total_size in the index is an error (IX11)
-  std::string weights_file;       // file inside the folder, where there is a choice (IX15)
-  bool verify_checksums = true;   // compare each tensor's XXH3-128, if there is one, on its first load
+  bool follow_symlinks = false;  // lets shards be symlinks that leave the model folder (IX03)
+  bool allow_unindexed = false;  // ignores tensors that the index does not name (IX09)
+  bool strict = false;           // a wrong total_size in the index is an error (IX11)
+  std::string weights_file;      // file inside the folder, where there is a choice (IX15)
+  bool verify_checksums = true;  // compare each tensor's XXH3-128, if there is one, on its first load
 };
 
 // Opens MODEL, which is one of
@@ -21,8 +21,10 @@ struct OpenOptions {
 //   a .safetensors file with its config.json beside it,
 //   a .pare file, known by its content,
 //   org/name[@revision] in the local Hugging Face cache (HF_HUB_CACHE, HF_HOME, ~/.cache/huggingface/hub).
-// Everything but the values of the tensors is checked before this returns. Warnings are logged once all checks passed.
-// Errors: 3 malformed, 4 a format that pare does not read (pickle and relatives, GGUF), 5 missing or unreadable, 6 a cap.
-Result<std::shared_ptr<const WeightSource>> open_model(const std::string& model, const OpenOptions& options = {});
+// Everything but the values of the tensors is checked before this returns. Warnings are logged once all
+// checks passed. Errors: 3 malformed, 4 a format that pare does not read (pickle and relatives, GGUF), 5
+// missing or unreadable, 6 a cap.
+Result<std::shared_ptr<const WeightSource>> open_model(const std::string& model,
+                                                       const OpenOptions& options = {});
 
 }  // namespace pare

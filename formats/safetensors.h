@@ -29,14 +29,16 @@ struct SafetensorsEntry {
 struct SafetensorsHeader {
   std::vector<SafetensorsEntry> entries;  // by offset: together they cover the data without gap or overlap
   std::vector<std::pair<std::string, std::string>> metadata;  // in file order
-  uint64_t data_begin = 0;                // byte of the file at which the data starts
+  uint64_t data_begin = 0;                                    // byte of the file at which the data starts
 };
 
-// Checks header and file size against each other. `json` is the N bytes of the header; `file_bytes` the whole size.
-Result<SafetensorsHeader> parse_safetensors_header(std::string_view json, uint64_t file_bytes, std::string_view path);
+// Checks header and file size against each other. `json` is the N bytes of the header; `file_bytes` the whole
+// size.
+Result<SafetensorsHeader> parse_safetensors_header(std::string_view json, uint64_t file_bytes,
+                                                   std::string_view path);
 
-// A validated file, mapped. Tensors are read-only views of the mapping; one whose first byte is not aligned to its element is
-// copied. Cheap to share between threads.
+// A validated file, mapped. Tensors are read-only views of the mapping; one whose first byte is not aligned
+// to its element is copied. Cheap to share between threads.
 class SafetensorsFile {
  public:
   static Result<std::shared_ptr<const SafetensorsFile>> open(const std::string& path);
@@ -75,16 +77,18 @@ struct SafetensorsSpec {
   uint64_t bytes() const;
 };
 
-// The order of the reference writer: widest type first, then by name. Every tensor then starts aligned to its element.
+// The order of the reference writer: widest type first, then by name. Every tensor then starts aligned to its
+// element.
 void sort_reference_order(std::vector<SafetensorsSpec>& specs);
 
-// u64 length and JSON header of tensors that follow in the order of `specs`; padded with spaces so that the data starts at a
-// multiple of 64 bytes, or at `data_begin` if that is not 0. Exit 6 above the cap of headers.
+// u64 length and JSON header of tensors that follow in the order of `specs`; padded with spaces so that the
+// data starts at a multiple of 64 bytes, or at `data_begin` if that is not 0. Exit 6 above the cap of
+// headers.
 Result<std::string> safetensors_header_bytes(std::span<const SafetensorsSpec> specs, uint64_t data_begin,
                                              std::string_view path);
 
-// Streams a file whose tensors are known beforehand: header first, then the data in the order of `specs`. One tensor may come
-// in any number of pieces.
+// Streams a file whose tensors are known beforehand: header first, then the data in the order of `specs`. One
+// tensor may come in any number of pieces.
 class SafetensorsWriter {
  public:
   static Result<SafetensorsWriter> create(const std::string& path, const WriteOptions& options,
@@ -93,7 +97,8 @@ class SafetensorsWriter {
   const std::vector<SafetensorsSpec>& specs() const { return specs_; }
   Status write(std::span<const std::byte> bytes);  // asserts that no more than the declared bytes come
   Status write(const Tensor& tensor);              // the next tensor of specs(), whole
-  // Re-opens the file, compares its checksum with what was handed in, and publishes. Asserts that all data came.
+  // Re-opens the file, compares its checksum with what was handed in, and publishes. Asserts that all data
+  // came.
   Status finish();
 
  private:
@@ -101,8 +106,8 @@ class SafetensorsWriter {
   FileWriter writer_;
   std::vector<SafetensorsSpec> specs_;
   Xxh3Stream checksum_;
-  size_t next_ = 0;                // tensor that the next whole write must be
-  uint64_t end_ = 0;               // size of the finished file
+  size_t next_ = 0;   // tensor that the next whole write must be
+  uint64_t end_ = 0;  // size of the finished file
 };
 
 // Writes all tensors in reference order.

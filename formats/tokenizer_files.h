@@ -5,20 +5,15 @@
 
 #include "engine/core/result.h"
 #include "engine/models/weight_source.h"
+#include "engine/tokenizer/tokenizer.h"
 
 namespace pare {
-
-struct TokenizerFiles {
-  std::string path;                // of tokenizer.json, for messages
-  std::string tokenizer_json;
-  std::string tokenizer_config;    // tokenizer_config.json; empty: there is none
-  std::string special_tokens_map;  // special_tokens_map.json; empty: there is none
-};
 
 // From the assets of an open model. Exit 3 when it has no tokenizer.json.
 Result<TokenizerFiles> tokenizer_files(const WeightSource& source);
 
-// From a folder or a tokenizer.json file (its neighbours are used when present). Exit 3 when there is none, 5 unreadable.
+// From a folder or a tokenizer.json file (its neighbours are used when present). Exit 3 when there is none, 5
+// unreadable.
 Result<TokenizerFiles> tokenizer_files(const std::string& path);
 
 }  // namespace pare

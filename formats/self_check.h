@@ -1,0 +1,15 @@
+// formats/self_check.h: what every sink makes sure of before it publishes; internal to formats.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "engine/core/result.h"
+#include "engine/tensor/quantized_tensor.h"
+
+namespace pare {
+
+// NU12, exit 7: every value that the codes stand for is finite. In pieces of rows; never a whole matrix.
+Status check_dequantized_finite(const QuantizedTensor& tensor, std::string_view name, std::string_view path);
+
+}  // namespace pare
