@@ -18,9 +18,12 @@ target_include_directories(pare_flags INTERFACE "${PROJECT_SOURCE_DIR}")
 target_compile_options(pare_flags INTERFACE
   $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wconversion -Wsign-conversion -Werror
     -ffp-contract=off -fstack-protector-strong -fno-math-errno>)
-target_compile_definitions(pare_flags INTERFACE
-  $<$<AND:$<CONFIG:Release>,$<STREQUAL:${PARE_SANITIZE},>>:_FORTIFY_SOURCE=2>
-  $<$<NOT:$<STREQUAL:${PARE_SANITIZE},>>:_GLIBCXX_ASSERTIONS>)
+# Not as a generator expression: the commas of a sanitizer list would be taken for its own.
+if(PARE_SANITIZE)
+  target_compile_definitions(pare_flags INTERFACE _GLIBCXX_ASSERTIONS)
+else()
+  target_compile_definitions(pare_flags INTERFACE $<$<CONFIG:Release>:_FORTIFY_SOURCE=2>)
+endif()
 target_link_options(pare_flags INTERFACE -Wl,-z,relro,-z,now -Wl,--as-needed)
 if(PARE_SANITIZE)
   target_compile_options(pare_flags INTERFACE
