@@ -36,6 +36,17 @@ inline std::vector<int32_t> ids_of(const Tensor& i64) {
   return ids;
 }
 
+inline std::vector<BlockCache> make_caches(const ModelConfig& config, int64_t sequences, int64_t capacity,
+                                           Device device) {
+  std::vector<BlockCache> caches;
+  for (const BlockConfig& block : config.blocks) {
+    const Shape shape{sequences, block.kv_heads, capacity, block.head_dim};
+    caches.push_back({checked(Tensor::allocate(DType::f32, shape, device)),
+                      checked(Tensor::allocate(DType::f32, shape, device))});
+  }
+  return caches;
+}
+
 // Blocks that are not loaded are loaded and dropped one by one. caches: one per block, or none.
 inline Trace walk(Model& model, const Tensor& ids, const Batch& batch, std::span<BlockCache> caches = {}) {
   const ModelConfig& config = model.config();

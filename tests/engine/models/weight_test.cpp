@@ -1,0 +1,116 @@
+// One matrix in each form gives the same product and the same rows.
+#include "engine/models/weight.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/support/backends.h"
+#include "tests/support/compare.h"
+#include "tests/support/tiny_model.h"
+
+namespace pare {
+namespace {
+
+using test::checked;
+
+constexpr int64_t kOut = 19, kIn = 33, kTokens = 5;
+
+class Weights : public ::testing::TestWithParam<test::Arithmetic> {
+ protected:
+  void SetUp() override { device_ = test::use(GetParam()); }
+
+  Tensor product(const Weight& weight, const Tensor& x) {
+    Workspace workspace = checked(Workspace::reserve(weight.workspace_bytes(kTokens), device_));
+    Tensor out = checked(Tensor::allocate(DType::f32, {kTokens, weight.out()}, device_));
+    weight.multiply(x.on(device_), /*accumulate=*/false, out, workspace);
+    EXPECT_EQ(workspace.peak(), workspace.capacity());
+    return out;
+  }
+
+  Device device_;
+};
+
+// x * W^T + bias in double.
+Tensor expected(const Tensor& x, const Tensor& weight, const Tensor& bias) {
+  Tensor out = checked(Tensor::allocate(DType::f32, {x.size(0), weight.size(0)}));
+  for (int64_t t = 0; t < x.size(0); ++t) {
+    for (int64_t o = 0; o < weight.size(0); ++o) {
+      double sum = double(bias.data<float>()[o]);
+      for (int64_t i = 0; i < x.size(1); ++i)
+        sum += double(x.data<float>()[t * x.size(1) + i]) * double(weight.data<float>()[o * x.size(1) + i]);
+      out.mutable_data<float>()[t * weight.size(0) + o] = float(sum);
+    }
+  }
+  return out;
+}
+
+// Codes of the nearest multiples of amax / 127 per row; what matters here is only that the tensor is valid.
+QuantizedTensor int8_of(const Tensor& weight) {
+  const QuantScheme scheme = checked(QuantScheme::parse("int8-ch-sf32"));
+  QuantizedTensor quantized = checked(QuantizedTensor::allocate(scheme, weight.size(0), weight.size(1)));
+  const int64_t columns = weight.size(1);
+  for (int64_t row = 0; row < weight.size(0); ++row) {
+    const float* w = weight.data<float>() + row * columns;
+    float largest = 0.0f;
+    for (int64_t i = 0; i < columns; ++i) largest = std::max(largest, std::fabs(w[i]));
+    const float scale = largest / 127.0f;
+    quantized.scales.mutable_data<float>()[row] = scale;
+    for (int64_t i = 0; i < columns; ++i)
+      quantized.codes.mutable_data<uint8_t>()[row * columns + i] =
+          uint8_t(int(std::lround(w[i] / scale)) + 128);
+  }
+  return quantized;
+}
+
+TEST_P(Weights, DenseFormsAgree) {
+  const Tensor weight = test::random_normal({kOut, kIn}, "w", 0, 1),
+               x = test::random_normal({kTokens, kIn}, "x", 0, 1);
+  const Tensor bias = test::random_normal({kOut}, "b", 0, 1);
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16, DType::f8_e4m3, DType::f8_e5m2}) {
+    const auto narrow = converted(weight, dtype);
+    if (!narrow) continue;  // rounding to the 8-bit floats may not be offered
+    const Tensor exact = checked(converted(*narrow, DType::f32));
+    const Tensor want = expected(x, exact, bias);
+    const Weight plain = checked(Weight::make("w", {.form = *narrow}, false, bias.on(device_), device_));
+    EXPECT_LE(test::relative_error(product(plain, x), want), 1e-6) << dtype_name(dtype);
+    const Tensor swapped = checked(transposed(*narrow));
+    const Weight conv = checked(Weight::make("w", {.form = swapped}, true, bias.on(device_), device_));
+    EXPECT_TRUE(conv.is_copy());
+    EXPECT_EQ(conv.out(), kOut);
+    EXPECT_LE(test::relative_error(product(conv, x), want), 1e-6) << dtype_name(dtype);
+  }
+}
+
+TEST_P(Weights, MappedBytesAreUsedWithoutCopying) {
+  const Tensor weight = checked(converted(test::random_normal({kOut, kIn}, "w", 0, 1), DType::bf16));
+  const Weight made = checked(Weight::make("w", {.form = weight}, false, {}, device_));
+  EXPECT_FALSE(made.is_copy());
+  EXPECT_EQ(made.size_bytes(), weight.size_bytes());
+  EXPECT_EQ(weight.storage().use_count(), 2);
+}
+
+TEST_P(Weights, QuantizedEqualsItsDequantizedForm) {
+  const Tensor weight = test::random_normal({kOut, kIn}, "w", 0, 1),
+               x = test::random_normal({kTokens, kIn}, "x", 0, 1);
+  const Tensor bias = test::random_normal({kOut}, "b", 0, 1);
+  const auto quantized = std::make_shared<const QuantizedTensor>(int8_of(weight));
+  ASSERT_TRUE(quantized->validate("p", "w"));
+  const Tensor dense = checked(quantized->dequantize());
+  const Weight made =
+      checked(Weight::make("w", {.form = quantized}, false, bias.on(device_), device_, WeightUse::both));
+  EXPECT_LE(test::relative_error(product(made, x), expected(x, dense, bias)), 1e-5);
+  EXPECT_EQ(Weight::planned("w", kOut, kIn, quantized->scheme, device_).workspace_bytes(kTokens),
+            made.workspace_bytes(kTokens));
+
+  const std::vector<int32_t> ids{3, 0, 18, 3, 7};
+  Tensor rows = checked(Tensor::allocate(DType::f32, {kTokens, kIn}, device_));
+  made.gather(test::tensor_of(ids, device_), 2.0f, /*accumulate=*/false, rows);
+  for (int64_t t = 0; t < kTokens; ++t)
+    for (int64_t i = 0; i < kIn; ++i)
+      EXPECT_FLOAT_EQ(rows.data<float>()[t * kIn + i], 2.0f * dense.data<float>()[ids[size_t(t)] * kIn + i]);
+}
+
+INSTANTIATE_TEST_SUITE_P(Arithmetics, Weights, ::testing::ValuesIn(test::arithmetics_of_this_host()),
+                         [](const auto& info) { return test::test_name(info.param.name); });
+
+}  // namespace
+}  // namespace pare
