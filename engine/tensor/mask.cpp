@@ -43,7 +43,7 @@ int64_t Mask::kept_count() const {
 
 double Mask::sparsity() const {
   const int64_t total = out_ * in_;
-  return total == 0 ? 0.0 : 1.0 - double(kept_count()) / double(total);
+  return total == 0 ? 0.0 : double(total - kept_count()) / double(total);
 }
 
 void Mask::apply(Tensor& weight) const {
