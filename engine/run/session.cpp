@@ -43,9 +43,11 @@ class Decoder {
     PARE_TRY(decoder.ids_, Tensor::allocate(DType::i32, {rows}, device));
     PARE_TRY(decoder.hidden_, Tensor::allocate(DType::f32, {rows, config.hidden_size}, device));
     PARE_TRY(decoder.logits_, Tensor::allocate(DType::f32, {1, config.vocabulary_size}, device));
-    const Batch largest{.sequences = 1, .tokens_per_sequence = rows, .first_position = 0};
-    const Batch single{.sequences = 1, .tokens_per_sequence = 1, .first_position = 0};
-    const size_t bytes = std::max(model.workspace_bytes(largest, 1), model.workspace_bytes(single, 1));
+    // Whole chunks, the ragged last one, and single tokens: a kernel for few rows may ask for more than one
+    // for many.
+    size_t bytes = 0;
+    for (const int64_t tokens : {rows, prompt_tokens % kPrefillTokens, int64_t{1}})
+      bytes = std::max(bytes, model.workspace_bytes({.sequences = 1, .tokens_per_sequence = tokens}, 1));
     PARE_TRY(decoder.workspace_, Workspace::reserve(bytes, device));
     return decoder;
   }
@@ -247,7 +249,9 @@ Status Session::score(const Tensor& ids, const Batch& batch, Tensor& logits) {
   if (batch.tokens() == 0) return {};
   PARE_TRY(Tensor hidden, Tensor::allocate(DType::f32, {batch.tokens(), config.hidden_size}, device));
   const int64_t rows = std::min(kLogitRows, batch.tokens());
-  PARE_TRY(Workspace workspace, Workspace::reserve(model_->workspace_bytes(batch, rows), device));
+  const size_t bytes =
+      std::max(model_->workspace_bytes(batch, rows), model_->workspace_bytes(batch, batch.tokens() % rows));
+  PARE_TRY(Workspace workspace, Workspace::reserve(bytes, device));
   PARE_CHECK(model_->embed(ids.reshaped({batch.tokens()}).on(device), batch, hidden, workspace));
   for (int i = 0; i < int(config.block_count()); ++i)
     PARE_CHECK(model_->run_block(i, batch, hidden, /*cache=*/nullptr, workspace));
