@@ -118,10 +118,11 @@ TEST(Charsmap, RefusesEveryBrokenMap) {
   refused(good.substr(0, good.size() - 4), "strings");
   refused(blob_of(good.substr(4, 1 << 18), std::string("\xFF\0", 2)), "UTF-8");
   const auto unit = [](uint32_t value) { return std::string(reinterpret_cast<const char*>(&value), 4); };
-  // The root's children would lie at 2^20; at 1 a value beyond the strings; unit 0 ^ 1 leads back to itself.
+  // The root's children would lie at 2^20; at 1 a value beyond the strings; the children of unit 1 hold
+  // unit 1.
   refused(blob_of(unit(1u << 30) + unit(0), std::string(1, '\0')), "outside the array");
   refused(blob_of(unit(1u << 10 | 0x100) + unit(0x80000005u), std::string(1, '\0')), "outside the strings");
-  refused(blob_of(unit(0) + unit(1), std::string(1, '\0')), "cycle");
+  refused(blob_of(unit(0) + unit(1u << 10 | 1), std::string(1, '\0')), "cycle");
   refused(blob_of(unit(1u << 10 | 0x100) + unit(0x80000001u), std::string("\u00e9\0", 3)),
           "inside a character");
 }

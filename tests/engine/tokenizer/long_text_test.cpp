@@ -28,7 +28,7 @@ TEST_P(LongTextTest, OneCharacterAMillionTimes) {
   ASSERT_NE(tokenizer, nullptr);
   for (char32_t character : kClasses) {
     const std::string text = run_of(character);
-    for (const std::string tail : {"", "b", " ", "\n", "!"}) {
+    for (const std::string tail : {"", "b"}) {
       const auto ids = tokenizer->encode(text + tail, {});
       ASSERT_TRUE(ids) << format_error(ids.error());
       if (GetParam() == "tokenizer-cases/gpt2") {

@@ -97,9 +97,9 @@ TEST(Tokenizer, TheHashIsOfTheDefinitionNotOfItsText) {
 TEST(Tokenizer, BpeWithPrefixSuffixAndUnknowns) {
   const auto tokens = [](const std::string& options, std::string_view text) {
     return tokens_of(
-        *load_or_die(document(
-            R"({"type":"BPE","unk_token":"?",)" + options +
-            R"("vocab":{"?":0,"a":1,"b":2,"ab":3,"#b":4,"b/":5,"a/":6,"ab/":7,"#b/":8},"merges":["a b","a b/","a #b"]})")),
+        *load_or_die(
+            document(R"({"type":"BPE","unk_token":"?",)" + options +
+                     R"("vocab":{"?":0,"a":1,"b":2,"ab":3,"b/":4,"a/":5,"ab/":6},"merges":["a b","a b/"]})")),
         text);
   };
   EXPECT_EQ(tokens("", "abab"), (Tokens{"ab", "ab"}));
