@@ -20,16 +20,20 @@ struct Word {
   std::string_view text;
   Value value;
 };
-constexpr std::array kKinds{Word{"integer", Kind::integer}, Word{"floating", Kind::floating},
-                            Word{"codebook", Kind::codebook}};
-constexpr std::array kGranularities{Word{"tensor", Granularity::tensor},
-                                    Word{"channel", Granularity::channel}, Word{"group", Granularity::group}};
-constexpr std::array kOffsets{Word{"none", Offset::none}, Word{"zero_point", Offset::zero_point},
-                              Word{"minimum", Offset::minimum}};
-constexpr std::array kRanges{Word{"narrow", Range::narrow}, Word{"full", Range::full}};
-constexpr std::array kScaleTypes{Word{"F16", DType::f16}, Word{"BF16", DType::bf16}, Word{"F32", DType::f32}};
-constexpr std::array kFloatTypes{Word{"F8_E4M3", DType::f8_e4m3}, Word{"F8_E5M2", DType::f8_e5m2}};
-constexpr std::array kCodebooks{Word{"nf4", 4}, Word{"custom", 0}};
+constexpr std::array kKinds{Word<Kind>{"integer", Kind::integer}, Word<Kind>{"floating", Kind::floating},
+                            Word<Kind>{"codebook", Kind::codebook}};
+constexpr std::array kGranularities{Word<Granularity>{"tensor", Granularity::tensor},
+                                    Word<Granularity>{"channel", Granularity::channel},
+                                    Word<Granularity>{"group", Granularity::group}};
+constexpr std::array kOffsets{Word<Offset>{"none", Offset::none},
+                              Word<Offset>{"zero_point", Offset::zero_point},
+                              Word<Offset>{"minimum", Offset::minimum}};
+constexpr std::array kRanges{Word<Range>{"narrow", Range::narrow}, Word<Range>{"full", Range::full}};
+constexpr std::array kScaleTypes{Word<DType>{"F16", DType::f16}, Word<DType>{"BF16", DType::bf16},
+                                 Word<DType>{"F32", DType::f32}};
+constexpr std::array kFloatTypes{Word<DType>{"F8_E4M3", DType::f8_e4m3},
+                                 Word<DType>{"F8_E5M2", DType::f8_e5m2}};
+constexpr std::array kCodebooks{Word<int>{"nf4", 4}, Word<int>{"custom", 0}};
 constexpr std::array<std::string_view, 8> kMembers{"kind",   "bits",  "granularity", "group_size",
                                                    "offset", "range", "scale_dtype", "float_type"};
 
