@@ -217,10 +217,23 @@ static void attend_tile(const AttentionBlock& b, const float* q, const int64_t* 
   }
 }
 
+// What the next block reads, fetched while this one is transposed; null: not worth it.
+struct AttentionAhead {
+  const float* k;
+  const float* v;
+};
+
 // kt[d * kKeys + j] = k[j * stride + d], zero for count <= j < kKeys
-PARE_INLINE void transpose_keys(const float* k, int64_t stride, int64_t count, int64_t head_dim, float* kt) {
+PARE_INLINE void transpose_keys(const float* k, int64_t stride, int64_t count, int64_t head_dim,
+                                AttentionAhead ahead, float* kt) {
   for (int64_t j = 0; j < kKeys; j += kLanes) {
     for (int64_t d = 0; d < head_dim; d += kLanes) {
+      if (ahead.k != nullptr && d % 16 == 0) {
+        for (int64_t i = j; i < j + kLanes; ++i) {
+          __builtin_prefetch(ahead.k + i * stride + d);
+          __builtin_prefetch(ahead.v + i * stride + d);
+        }
+      }
       if (j + kLanes <= count && d + kLanes <= head_dim) {
         transpose_square(k + j * stride + d, stride, kt + d * kKeys + j, kKeys);
         continue;
@@ -319,7 +332,12 @@ static void attend_tiled(const AttentionArgs& a, const AttentionPlan& plan, cons
   for (int64_t j0 = first; j0 < last; j0 += kKeys) {
     const int64_t count = smaller(kKeys, last - j0);
     const float* v = rows.v + j0 * a.kv_position_stride;
-    transpose_keys(rows.k + j0 * a.kv_position_stride, a.kv_position_stride, count, a.head_dim, s.kt);
+    // With few rows the item is bound by memory; with many the prefetches would only cost time.
+    const int64_t next = (j0 + kKeys) * a.kv_position_stride;
+    const bool fetches_ahead = rows.count <= 2 * kTileRows && j0 + 2 * kKeys <= last;
+    const AttentionAhead ahead =
+        fetches_ahead ? AttentionAhead{rows.k + next, rows.v + next} : AttentionAhead{};
+    transpose_keys(rows.k + j0 * a.kv_position_stride, a.kv_position_stride, count, a.head_dim, ahead, s.kt);
     if (copies_values) {
       for (int64_t j = 0; j < count; ++j) {
         float* row = s.v + j * plan.padded_head_dim;

@@ -83,6 +83,9 @@ static void scale_row(const float* x, float scale, bool accumulate, float* out, 
 static void exp_all(const float* x, float* out, int64_t count) {
   map(x, out, count, [](Vec v) { return exp(v); });
 }
+static void exp_nonpositive_all(const float* x, float* out, int64_t count) {
+  map(x, out, count, [](Vec v) { return exp_nonpositive(v); });
+}
 static void exp2_nonpositive_all(const float* x, float* out, int64_t count) {
   map(x, out, count, [](Vec v) { return exp2_nonpositive(v); });
 }

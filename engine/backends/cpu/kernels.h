@@ -33,6 +33,7 @@ struct Kernels {
 
   // The functions that the operations are made of, elementwise; x may alias out.
   void (*exp)(const float* x, float* out, int64_t count);
+  void (*exp_nonpositive)(const float* x, float* out, int64_t count);
   void (*exp2_nonpositive)(const float* x, float* out, int64_t count);
   void (*tanh)(const float* x, float* out, int64_t count);
   void (*normal_distribution)(const float* x, float* out, int64_t count);

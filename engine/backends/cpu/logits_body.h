@@ -21,17 +21,19 @@ PARE_INLINE float piece_maximum(const float* x, int64_t n) {
       max_or_second(max_or_second(largest[0], largest[1]), max_or_second(largest[2], largest[3])));
 }
 
-// sum of exp(x - shift), added up in double; NaN passes through
-PARE_INLINE double piece_sum(const float* x, int64_t n, float shift) {
+// sum of exp(x - shift), shift >= x. Four terms are added in float, everything else in double. NaN passes
+// through. `ahead` is what comes next: it is fetched meanwhile, since this pass is arithmetic alone.
+PARE_INLINE double piece_sum(const float* x, int64_t n, float shift, const float* ahead) {
   const Vec s = broadcast(shift);
-  Wide sums[2] = {wide_zero(), wide_zero()};
+  const auto term = [&](int64_t i) { return exp_nonpositive(load(x + i) - s); };
+  Wide sums = wide_zero();
   int64_t i = 0;
-  for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
-    sums[0] = sums[0] + widen(exp(load(x + i) - s));
-    sums[1] = sums[1] + widen(exp(load(x + i + kLanes) - s));
+  for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
+    for (int64_t j = 0; j < 4 * kLanes; j += 16) __builtin_prefetch(ahead + i + j);
+    sums = sums + widen((term(i) + term(i + kLanes)) + (term(i + 2 * kLanes) + term(i + 3 * kLanes)));
   }
-  for_each_vector(x + i, n - i, -INFINITY, [&](Vec v) { sums[0] = sums[0] + widen(exp(v - s)); });
-  return reduce_add(sums[0] + sums[1]);
+  for_each_vector(x + i, n - i, -INFINITY, [&](Vec v) { sums = sums + widen(exp_nonpositive(v - s)); });
+  return reduce_add(sums);
 }
 
 // The first index with x[index] == value, 0 if there is none (a row of NaN).
@@ -57,7 +59,9 @@ static void cross_entropy(const CrossEntropyArgs& a, int64_t begin, int64_t end)
         largest_piece = c;
       }
       // Only -infinity so far: the terms are 0 whatever the shift, and infinity - infinity is not a number.
-      sum += piece_sum(x + c, n, largest == -INFINITY ? 0.0f : largest);
+      const bool is_last = c + 2 * kLogitsPiece > a.columns;
+      sum +=
+          piece_sum(x + c, n, largest == -INFINITY ? 0.0f : largest, is_last ? x + c : x + c + kLogitsPiece);
     }
     const double log_sum_exp = double(largest) + ::log(sum);
     a.log_sum_exp[r] = log_sum_exp;

@@ -30,18 +30,34 @@ PARE_INLINE Vec exp(Vec x) {
   return exp_with_correction(x, zero());
 }
 
-// 2^x for x <= 0 (attention): 2^f = 1 + f P(f), |f| <= 1/2, error 3e-9.
-PARE_INLINE Vec exp2_nonpositive(Vec x) {
-  const Vec bounded = max_or_second(broadcast(-152.0f), x);
-  const Vec n = round_even(bounded);
-  const Vec f = bounded - n;
+// 2^f = 1 + f P(f), |f| <= 1/2, error 3e-9
+PARE_INLINE Vec exp2_fraction(Vec f) {
   Vec p = broadcast(1.53528412e-4f);
   p = multiply_add(p, f, broadcast(1.33995211e-3f));
   p = multiply_add(p, f, broadcast(9.61844344e-3f));
   p = multiply_add(p, f, broadcast(5.55033088e-2f));
   p = multiply_add(p, f, broadcast(2.40226477e-1f));
   p = multiply_add(p, f, broadcast(6.93147182e-1f));
-  return scale_power2(multiply_add(p, f, broadcast(1.0f)), n);
+  return multiply_add(p, f, broadcast(1.0f));
+}
+
+// 2^x for x <= 0 (attention)
+PARE_INLINE Vec exp2_nonpositive(Vec x) {
+  const Vec bounded = max_or_second(broadcast(-152.0f), x);
+  const Vec n = round_even(bounded);
+  const Vec f = bounded - n;
+  return scale_power2(exp2_fraction(f), n);
+}
+
+// exp(x) for x <= 0 (sums of many terms), cheaper where multiply_add rounds once: x log2(e) = n + f, with f
+// from the unrounded product; then as above.
+PARE_INLINE Vec exp_nonpositive(Vec x) {
+  if constexpr (!kFuses) return exp(x);
+  const Vec bounded = max_or_second(broadcast(-105.0f), x);
+  const Vec n = round_even(bounded * broadcast(1.44269502f));
+  Vec f = multiply_add(bounded, broadcast(1.44269502f), zero() - n);
+  f = multiply_add(bounded, broadcast(1.92596299e-8f), f);
+  return scale_power2(exp2_fraction(f), n);
 }
 
 PARE_INLINE Vec absolute(Vec x) {

@@ -93,7 +93,7 @@ static void softmax(const SoftmaxArgs& a, int64_t begin, int64_t end) {
     const float* x = a.x + r * a.x_stride;
     float* out = a.out + r * a.out_stride;
     const Vec largest = broadcast(row_maximum(x, a.columns));
-    map(x, out, a.columns, [&](Vec v) { return exp(v - largest); });
+    map(x, out, a.columns, [&](Vec v) { return exp_nonpositive(v - largest); });
     Wide sum = wide_zero();
     for_each_vector(out, a.columns, 0.0f, [&](Vec v) { sum = sum + widen(v); });
     const Vec total = broadcast(float(reduce_add(sum)));

@@ -20,6 +20,7 @@ const Kernels kKernels{
     .attention = attention,
     .scale_row = scale_row,
     .exp = exp_all,
+    .exp_nonpositive = exp_nonpositive_all,
     .exp2_nonpositive = exp2_nonpositive_all,
     .tanh = tanh_all,
     .normal_distribution = normal_distribution_all,

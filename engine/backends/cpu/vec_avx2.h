@@ -10,6 +10,7 @@
 
 namespace pare::cpu::PARE_ISA_NAMESPACE {
 
+constexpr bool kFuses = true;
 constexpr int64_t kLanes = 8;
 constexpr int64_t kTileRows = 6;  // 6 x 2 accumulators, 2 columns, 1 broadcast: 15 of 16 registers
 constexpr int64_t kTileVecs = 2;

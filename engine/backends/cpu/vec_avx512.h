@@ -12,6 +12,7 @@
 
 namespace pare::cpu::PARE_ISA_NAMESPACE {
 
+constexpr bool kFuses = true;
 constexpr int64_t kLanes = 16;
 constexpr int64_t kTileRows = 6;  // 6 x 4 accumulators, 4 columns, 1 broadcast: 29 of 32 registers
 constexpr int64_t kTileVecs = 4;

@@ -12,6 +12,7 @@
 
 namespace pare::cpu::PARE_ISA_NAMESPACE {
 
+constexpr bool kFuses = false;  // whether multiply_add rounds once
 constexpr int64_t kLanes = 4;
 // Register tile of the attention products, rows x vectors.
 constexpr int64_t kTileRows = 6;

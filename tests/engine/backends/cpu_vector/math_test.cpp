@@ -81,6 +81,15 @@ TEST_P(MathTest, ExpAtTheEnds) {
   EXPECT_TRUE(std::isnan(one(exp, -kNan)));
 }
 
+TEST_P(MathTest, ExpOfNonpositiveIsWithinTwoUlp) {
+  const Elementwise exp = kernels().exp_nonpositive;
+  expect_within(1.3, exp, dense(-1e-30f, -104.5f), [](double x) { return std::exp(x); });
+  EXPECT_EQ(one(exp, 0.0f), 1.0f);
+  EXPECT_EQ(one(exp, -105.0f), 0.0f);
+  EXPECT_EQ(one(exp, -kInfinity), 0.0f);
+  EXPECT_TRUE(std::isnan(one(exp, kNan)));
+}
+
 TEST_P(MathTest, Exp2OfNonpositiveIsWithinOneUlp) {
   const Elementwise exp2 = kernels().exp2_nonpositive;
   expect_within(one_ulp(), exp2, dense(-1e-30f, -151.0f), [](double x) { return std::exp2(x); });
