@@ -1,6 +1,7 @@
 // tests/support/tiny_model.h: a small random model of an enabled family, made without any file.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
 #include <string>
@@ -19,6 +20,24 @@ inline Tensor random_normal(const Shape& shape, const std::string& name, float m
   for (int64_t i = 0; i < tensor.numel(); ++i)
     tensor.mutable_data<float>()[i] = mean + deviation * random.normal(uint64_t(i));
   return tensor;
+}
+
+// Codes of the nearest multiples of amax / 127 per row; what matters here is only that the tensor is valid.
+inline QuantizedTensor int8_of(const Tensor& weight) {
+  const QuantScheme scheme = checked(QuantScheme::parse("int8-ch-sf32"));
+  QuantizedTensor quantized = checked(QuantizedTensor::allocate(scheme, weight.size(0), weight.size(1)));
+  const int64_t columns = weight.size(1);
+  for (int64_t row = 0; row < weight.size(0); ++row) {
+    const float* w = weight.data<float>() + row * columns;
+    float largest = 0.0f;
+    for (int64_t i = 0; i < columns; ++i) largest = std::max(largest, std::fabs(w[i]));
+    const float scale = largest / 127.0f;
+    quantized.scales.mutable_data<float>()[row] = scale;
+    for (int64_t i = 0; i < columns; ++i)
+      quantized.codes.mutable_data<uint8_t>()[row * columns + i] =
+          uint8_t(int(std::lround(w[i] / scale)) + 128);
+  }
+  return quantized;
 }
 
 // Fills a source with random tensors of the right names and shapes; norms are near 1, the rest small.

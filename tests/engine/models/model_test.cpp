@@ -124,6 +124,32 @@ TEST_P(Laws, DroppedPartsComeBack) {
   EXPECT_LT(model_->loaded_bytes(), bytes);
 }
 
+// Every matrix as codes (Conv1D ones turned, a tied embedding used both ways) against the same values as
+// floats.
+TEST_P(Laws, QuantizedEqualsItsDequantizedForm) {
+  auto quantized = std::make_shared<test::MemorySource>(source_->config_text());
+  auto dense = std::make_shared<test::MemorySource>(source_->config_text());
+  for (const TensorSpec& spec : model_->description().tensors) {
+    const Tensor& values = source_->dense(spec.name);
+    if (values.shape().rank() != 2) {
+      quantized->add(spec.name, values);
+      dense->add(spec.name, values);
+      continue;
+    }
+    QuantizedTensor codes = test::int8_of(spec.transposed ? checked(transposed(values)) : values);
+    const Tensor back = checked(codes.dequantize());
+    dense->add(spec.name, spec.transposed ? checked(transposed(back)) : back);
+    quantized->add(spec.name, std::move(codes), spec.transposed);
+  }
+  const Batch batch{.sequences = 2, .tokens_per_sequence = kTokens};
+  auto with_codes = checked(Model::open(quantized, device_));
+  auto with_floats = checked(Model::open(dense, device_));
+  const test::Trace walked = test::walk(*with_codes, ids(0, 2 * kTokens), batch);  // planned before loading
+  EXPECT_EQ(walked.workspace_capacity, walked.workspace_peak);
+  const test::Trace want = test::walk(*with_floats, ids(0, 2 * kTokens), batch);
+  EXPECT_LE(test::relative_error(walked.logits, want.logits), 1e-5);
+}
+
 INSTANTIATE_TEST_SUITE_P(Configs, Laws,
                          ::testing::Combine(::testing::Range(0, int(std::size(kConfigs))),
                                             ::testing::ValuesIn(test::arithmetics_of_this_host())),

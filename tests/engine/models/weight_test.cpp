@@ -43,24 +43,6 @@ Tensor expected(const Tensor& x, const Tensor& weight, const Tensor& bias) {
   return out;
 }
 
-// Codes of the nearest multiples of amax / 127 per row; what matters here is only that the tensor is valid.
-QuantizedTensor int8_of(const Tensor& weight) {
-  const QuantScheme scheme = checked(QuantScheme::parse("int8-ch-sf32"));
-  QuantizedTensor quantized = checked(QuantizedTensor::allocate(scheme, weight.size(0), weight.size(1)));
-  const int64_t columns = weight.size(1);
-  for (int64_t row = 0; row < weight.size(0); ++row) {
-    const float* w = weight.data<float>() + row * columns;
-    float largest = 0.0f;
-    for (int64_t i = 0; i < columns; ++i) largest = std::max(largest, std::fabs(w[i]));
-    const float scale = largest / 127.0f;
-    quantized.scales.mutable_data<float>()[row] = scale;
-    for (int64_t i = 0; i < columns; ++i)
-      quantized.codes.mutable_data<uint8_t>()[row * columns + i] =
-          uint8_t(int(std::lround(w[i] / scale)) + 128);
-  }
-  return quantized;
-}
-
 TEST_P(Weights, DenseFormsAgree) {
   const Tensor weight = test::random_normal({kOut, kIn}, "w", 0, 1),
                x = test::random_normal({kTokens, kIn}, "x", 0, 1);
@@ -92,7 +74,7 @@ TEST_P(Weights, QuantizedEqualsItsDequantizedForm) {
   const Tensor weight = test::random_normal({kOut, kIn}, "w", 0, 1),
                x = test::random_normal({kTokens, kIn}, "x", 0, 1);
   const Tensor bias = test::random_normal({kOut}, "b", 0, 1);
-  const auto quantized = std::make_shared<const QuantizedTensor>(int8_of(weight));
+  const auto quantized = std::make_shared<const QuantizedTensor>(test::int8_of(weight));
   ASSERT_TRUE(quantized->validate("p", "w"));
   const Tensor dense = checked(quantized->dequantize());
   const Weight made =
