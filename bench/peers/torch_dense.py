@@ -13,6 +13,7 @@ import os
 import pathlib
 import statistics
 import sys
+import time
 
 # Before torch is imported, because its thread pool reads them once: one thread per core, not moving.
 PINNING = {"OMP_PROC_BIND": "close", "OMP_PLACES": "cores"}
@@ -71,14 +72,18 @@ def gemm_rates(dtype):
 
 
 def measure(model, windows, threads, samples, dtype):
-    """Seconds per call, between two looks at what a plain matrix product reaches."""
+    """Seconds per call by the clock and of processor time, between two looks at a plain matrix product."""
     torch.set_num_threads(threads)
     turn = itertools.cycle(windows)
     call = lambda: loss_of(model, next(turn))
     rates = gemm_rates(dtype)
     result_record.warm_up(call)
-    seconds = [result_record.timed(call) for _ in range(samples)]
-    return seconds, statistics.median(rates + gemm_rates(dtype))
+    seconds, busy = [], []
+    for _ in range(samples):
+        before = time.process_time()
+        seconds.append(result_record.timed(call))
+        busy.append(time.process_time() - before)
+    return seconds, busy, statistics.median(rates + gemm_rates(dtype))
 
 
 def main():
@@ -107,10 +112,12 @@ def main():
     work_bytes, ops = work(model, args.batch, args.context)
     tokens = args.batch * args.context
     for threads in map(int, args.threads.split(",")):
-        seconds, rate = measure(model, windows, threads, args.samples, dtype)
+        seconds, busy, rate = measure(model, windows, threads, args.samples, dtype)
         peer = result_record.summary(f"torch-{short}", torch.__version__, seconds)
         limit = {"probe": f"torch.gemm_{short}", "value": rate, "unit": "op/s", "time": ops / rate}
         peer |= {"tokens_per_second": tokens / peer["median"], "share_of_limit": limit["time"] / peer["median"]}
+        if threads == 1:  # of more threads it would count their waiting for each other
+            peer["cpu_median"] = statistics.median(busy)
         case = f"eval/ppl/{args.name or args.model.resolve().name}/{short}/ctx{args.context}/t{threads}"
         params = {"context": args.context, "batch": args.batch, "tokens": tokens, "dtype": args.dtype}
         result_record.append(args.out, result_record.record(
