@@ -12,6 +12,11 @@
 
 namespace pare::cpu::body {
 
+// How far ahead of their use streamed weights are asked for. Measured on int4-g64 4096x4096, one thread of a
+// Zen 5: 63, 60, 81 and 81 % of cpu.read1 at 1, 2, 4 and 8 KiB. What lies behind the end is only asked for,
+// never read.
+constexpr int64_t kPrefetchBytes = 4096;
+
 // Writes a vector of results for `count` columns: out (+)= value + bias.
 template <class V>
 inline __attribute__((always_inline)) void finish(typename V::F value, const float* bias, float* out,
@@ -32,6 +37,19 @@ inline __attribute__((always_inline)) void finish(typename V::F value, const flo
   }
 }
 
+// The same for a tile at the right edge, whose sums [rows, 2 * width] lie in memory.
+template <class V>
+__attribute__((noinline)) void finish_edge(const GemmTile& t, int64_t rows, const float* sums) {
+  for (int64_t r = 0; r < rows; ++r) {
+    float* out = t.out + r * t.out_stride;
+    for (int64_t c = 0; c < t.columns; ++c) {
+      float value = sums[r * 2 * V::kWidth + c];
+      if (t.bias != nullptr) value += t.bias[c];
+      out[c] = t.accumulate ? out[c] + value : value;
+    }
+  }
+}
+
 // kRows x 2 vectors of sums in registers; per step of k two loads, kRows broadcasts and 2 * kRows
 // multiply-adds.
 template <class V, int kRows>
@@ -46,7 +64,10 @@ void gemm_tile(const GemmTile& t) {
   const float* a = t.a;
   const float* b = t.b;
 #pragma GCC unroll 16
-  for (int r = 0; r < kRows; ++r) __builtin_prefetch(t.out + r * t.out_stride, 1);
+  for (int r = 0; r < kRows; ++r) {
+    __builtin_prefetch(t.out + r * t.out_stride, 1);
+    __builtin_prefetch(t.out + r * t.out_stride + kWidth, 1);
+  }
   for (int64_t i = 0; i < t.kc; ++i) {
     const typename V::F left = V::load(b);
     const typename V::F right = V::load(b + kWidth);
@@ -59,14 +80,35 @@ void gemm_tile(const GemmTile& t) {
     a += kRows;
     b += 2 * kWidth;
   }
+  if (t.columns < 2 * kWidth) {
+    alignas(64) float sums[size_t(kRows * 2 * kWidth)];
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      V::store(sums + r * 2 * kWidth, sum[r][0]);
+      V::store(sums + r * 2 * kWidth + kWidth, sum[r][1]);
+    }
+    return finish_edge<V>(t, kRows, sums);
+  }
+  if (t.bias != nullptr) {
+    const typename V::F left = V::load(t.bias);
+    const typename V::F right = V::load(t.bias + kWidth);
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      sum[r][0] = V::add(sum[r][0], left);
+      sum[r][1] = V::add(sum[r][1], right);
+    }
+  }
+  if (t.accumulate) {
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      sum[r][0] = V::add(sum[r][0], V::load(t.out + r * t.out_stride));
+      sum[r][1] = V::add(sum[r][1], V::load(t.out + r * t.out_stride + kWidth));
+    }
+  }
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
-    float* out = t.out + r * t.out_stride;
-    finish<V>(sum[r][0], t.bias, out, t.columns, t.accumulate);
-    if (t.columns > kWidth) {
-      const float* bias = t.bias == nullptr ? nullptr : t.bias + kWidth;
-      finish<V>(sum[r][1], bias, out + kWidth, t.columns - kWidth, t.accumulate);
-    }
+    V::store(t.out + r * t.out_stride, sum[r][0]);
+    V::store(t.out + r * t.out_stride + kWidth, sum[r][1]);
   }
 }
 

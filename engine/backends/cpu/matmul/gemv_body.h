@@ -32,7 +32,9 @@ void dense_rows(const DenseGemv& g, int64_t row, int64_t first_m) {
     for (int m = 0; m < kM; ++m) activation[m] = V::load(x + m * g.x_stride + k);
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) {
-      const F w = L::load(weight + r * g.k + k);
+      const Element* from = weight + r * g.k + k;
+      __builtin_prefetch(reinterpret_cast<const char*>(from) + kPrefetchBytes);
+      const F w = L::load(from);
 #pragma GCC unroll 4
       for (int m = 0; m < kM; ++m) sum[r][m] = V::fma(w, activation[m], sum[r][m]);
     }

@@ -88,6 +88,6 @@ struct Vector {
   }
 };
 
-constinit const LevelKernels kKernels = body::make_level<Vector, 14>(256, 8, 8);
+constinit const LevelKernels kKernels = body::make_level<Vector, 14>(320, 8, 8);
 
 }  // namespace pare::cpu::avx512

@@ -95,7 +95,7 @@ inline void tile_product(const TileGemv& g, const Form& form, int64_t tile, int6
     }
     int64_t k = 0;
     for (; k + Form::kPerStep <= count; k += Form::kPerStep) {
-      __builtin_prefetch(codes + 2048);
+      __builtin_prefetch(codes + kPrefetchBytes);
       const typename Form::Loaded loaded = Form::load(codes);
       unrolled<Form::kPerStep>([&]<int kIndex>() __attribute__((always_inline)) {
         const F value = form.template get<kIndex>(loaded, codes);
