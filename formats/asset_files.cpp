@@ -57,8 +57,14 @@ bool is_asset_name(std::string_view name) {
                                                              "tokenizer_config.json",
                                                              "tokenizer.model",
                                                              "vocab.json"};
-  return std::find(kNames.begin(), kNames.end(), name) != kNames.end() || name.starts_with("LICENSE") ||
-         name.starts_with("LICENCE");
+  if (std::find(kNames.begin(), kNames.end(), name) != kNames.end()) return true;
+  // The name may come from a file and becomes the name of one.
+  constexpr size_t kLongest = 64;
+  const bool is_plain = std::all_of(name.begin(), name.end(), [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
+           c == '_' || c == '.';
+  });
+  return is_plain && name.size() <= kLongest && (name.starts_with("LICENSE") || name.starts_with("LICENCE"));
 }
 
 Status check_asset(const Asset& asset, const std::string& path) {

@@ -32,7 +32,9 @@ class DirectorySource : public WeightSource {
       return malformed("IX17", folder_, kConfig, "directory has no config.json");
     }
     PARE_TRY(const InputFile file, InputFile::open_below(folder_, kConfig, options_.follow_symlinks));
-    PARE_TRY(config_text_, file.read_all(limits::kConfigBytes));
+    auto text = file.read_all(limits::kConfigBytes);
+    if (!text) return config_error(std::move(text).error());
+    config_text_ = *std::move(text);
     auto parsed = parse_json(config_text_, file.path(), {.max_bytes = limits::kConfigBytes}, "CF01");
     if (!parsed) return config_error(std::move(parsed).error());
     config_ = *std::move(parsed);
@@ -41,8 +43,8 @@ class DirectorySource : public WeightSource {
     if (!std::binary_search(names.begin(), names.end(), kManifestFileName)) return {};
     PARE_TRY(const InputFile manifest,
              InputFile::open_below(folder_, kManifestFileName, options_.follow_symlinks));
-    PARE_TRY(const std::string text, manifest.read_all(limits::kHeaderBytes));
-    PARE_TRY(manifest_, StoredManifest::parse(text, manifest.path()));
+    PARE_TRY(const std::string manifest_text, manifest.read_all(limits::kHeaderBytes));
+    PARE_TRY(manifest_, StoredManifest::parse(manifest_text, manifest.path()));
     return {};
   }
 

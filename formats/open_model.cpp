@@ -51,6 +51,9 @@ Result<std::shared_ptr<const WeightSource>> open_model(const std::string& model,
     PARE_TRY(const std::string snapshot, find_in_hub_cache(*name));
     return open_directory(model, snapshot, options);
   }
+  // A folder on the way that may not be searched is not the same as a path that is not there.
+  const auto input = InputFile::open(model);
+  if (!input && input.error().got.find("ENOENT") == std::string::npos) return input.error();
   return fault(Exit::io, "IX20", model, "", "no such file or folder; pare never downloads");
 }
 

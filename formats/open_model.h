@@ -9,11 +9,11 @@
 namespace pare {
 
 struct OpenOptions {
-  bool follow_symlinks = false;  // lets shards be symlinks that leave the model folder (IX03)
-  bool allow_unindexed = false;  // ignores tensors that the index does not name (IX09)
-  bool strict = false;           // a wrong total_size in the index is an error (IX11)
-  std::string weights_file;      // file inside the folder, where there is a choice (IX15)
-  bool verify_checksums = true;  // compare each tensor's XXH3-128, if there is one, on its first load
+  bool follow_symlinks = false;   // lets shards be symlinks that leave the model folder (IX03)
+  bool allow_unindexed = false;   // ignores tensors that the index does not name (IX09)
+  bool strict = false;            // a wrong total_size in the index is an error (IX11)
+  std::string weights_file = {};  // file inside the folder, where there is a choice (IX15)
+  bool verify_checksums = true;   // compare each tensor's XXH3-128, if there is one, on its first load
 };
 
 // Opens MODEL, which is one of
