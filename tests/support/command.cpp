@@ -107,6 +107,8 @@ CommandResult run_command(const std::string& program, const std::vector<std::str
   return result;
 }
 
+std::string binary_folder() { return PARE_BINARY_DIR; }
+
 std::string folder_fingerprint(const std::string& folder) {
   std::vector<std::string> lines;
   for (const auto& entry : std::filesystem::recursive_directory_iterator(folder)) {

@@ -28,6 +28,9 @@ inline CommandResult pare(const std::vector<std::string>& arguments, const Comma
   return run_command("pare", arguments, options);
 }
 
+// The build folder, where the programs lie.
+std::string binary_folder();
+
 // Names, sizes and contents of everything below a folder, as one comparable text.
 std::string folder_fingerprint(const std::string& folder);
 
