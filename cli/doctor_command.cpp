@@ -22,7 +22,7 @@ std::string gpu_line(const GpuInfo& gpu) {
 Result<Exit> run_doctor(const CommonOptions& common) {
   PARE_CHECK(start_engine(common));
   const auto gpus = list_gpus();
-  const std::string gpu_reason = !gpus ? gpus.error().what : gpus->empty() ? "none found" : "";
+  const std::string gpu_reason = !gpus ? gpus.error().what : gpus->empty() ? why_no_gpu() : "";
   const std::string level(cpu::isa_name(cpu::best_isa()));
   if (common.json) {
     Json json = Json::object(), list = Json::array(), libraries = Json::object();
