@@ -104,7 +104,9 @@ Status check_index(const CheckpointFiles& checkpoint, const OpenOptions& options
                      "tensor is in two shards", quote(stored[i].second->name),
                      quote(stored[i - 1].second->name), "first in");
   }
-  for (const auto& [tensor, shard] : index.weight_map) {
+  for (const auto& entry : index.weight_map) {
+    // no structured binding: clang 14 cannot capture one
+    const std::string &tensor = entry.first, &shard = entry.second;
     const auto found =
         std::lower_bound(stored.begin(), stored.end(), tensor,
                          [](const auto& entry, const std::string& wanted) { return entry.first < wanted; });
