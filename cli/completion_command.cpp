@@ -4,6 +4,16 @@
 #include "cli/completion.h"
 
 namespace pare::cli {
+namespace {
+
+std::string script_for(const std::string& shell, const std::vector<CommandText>& commands) {
+  if (shell == "bash") return bash_completion(commands);
+  if (shell == "zsh") return zsh_completion(commands);
+  if (shell == "fish") return fish_completion(commands);
+  return manual_page("pare", commands);
+}
+
+}  // namespace
 
 void add_completion(CLI::App& app, Commands& commands) {
   auto shell = std::make_shared<std::string>();
@@ -12,13 +22,19 @@ void add_completion(CLI::App& app, Commands& commands) {
   verb->add_option("SHELL", *shell, "bash, zsh, fish, or man for the manual page")
       ->required()
       ->check(CLI::IsMember({"bash", "zsh", "fish", "man"}));
+  add_common(verb, commands, false);
   verb->footer("Example: source <(pare completion bash)");
-  commands.on(verb, [shell, &app]() -> Result<Exit> {
-    const std::vector<CommandText> texts = describe_app(app);
-    if (*shell == "bash") print(bash_completion(texts));
-    if (*shell == "zsh") print(zsh_completion(texts));
-    if (*shell == "fish") print(fish_completion(texts));
-    if (*shell == "man") print(manual_page("pare", texts));
+  commands.on(verb, [shell, &app, &commands]() -> Result<Exit> {
+    const std::string script = script_for(*shell, describe_app(app));
+    if (commands.common().json) {
+      Json json = Json::object();
+      json["schema_version"] = 1;
+      json["shell"] = *shell;
+      json["script"] = script;
+      print_json(json);
+    } else {
+      print(script);
+    }
     return Exit::ok;
   });
 }

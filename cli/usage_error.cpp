@@ -35,6 +35,22 @@ std::string first_sentence(std::string text) {
   return text;
 }
 
+// The word that CLI11's message complains about: of several the first option, since the words after an
+// unknown option are often its value. `message`: "The following argument was not expected: WORD" or "...
+// arguments were not expected: A B".
+std::string unexpected_word(const std::string& message, int argc, char** argv) {
+  const size_t colon = message.find(": ");
+  const std::string list = " " + (colon == std::string::npos ? message : message.substr(colon + 2)) + " ";
+  std::string first;
+  for (int i = 1; i < argc; ++i) {
+    const std::string word = argv[i];
+    if (word.empty() || list.find(" " + word + " ") == std::string::npos) continue;
+    if (word[0] == '-') return word;
+    if (first.empty()) first = word;
+  }
+  return first.empty() ? list.substr(1, list.size() - 2) : first;
+}
+
 Error unknown_word(const CLI::App& app, const CLI::App& verb, const std::string& word) {
   Error error{.exit = Exit::usage,
               .rule = "CL07",
@@ -69,19 +85,10 @@ Error unknown_word(const CLI::App& app, const CLI::App& verb, const std::string&
 
 Error usage_error(const CLI::App& app, const CLI::ParseError& parse_error, int argc, char** argv) {
   const CLI::App& verb = chosen_app(app, argc, argv);
+  const bool has_commands = !app.get_subcommands([](const CLI::App*) { return true; }).empty();
+  if (has_commands && &verb == &app && argc > 1 && argv[1][0] != '-') return unknown_word(app, verb, argv[1]);
   if (dynamic_cast<const CLI::ExtrasError*>(&parse_error) != nullptr) {
-    std::string text =
-        parse_error.what();  // "The following argument was not expected: WORD" or "arguments were ...: A B"
-    const size_t colon = text.find(": ");
-    std::string word = colon == std::string::npos ? text : text.substr(colon + 2);
-    // The words are joined by spaces; find the argument itself so that spaces inside it do not matter.
-    for (int i = 1; i < argc; ++i) {
-      if (word.starts_with(argv[i]) && argv[i][0] != '\0') {
-        word = argv[i];
-        break;
-      }
-    }
-    return unknown_word(app, verb, word);
+    return unknown_word(app, verb, unexpected_word(parse_error.what(), argc, argv));
   }
   std::string text = first_sentence(parse_error.what());
   Error error{.exit = Exit::usage,

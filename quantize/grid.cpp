@@ -13,17 +13,18 @@ namespace pare {
 namespace {
 
 struct ScaleRange {
-  float smallest_normal, largest;
+  float smallest, smallest_normal, largest;
 };
 
 ScaleRange scale_range(DType dtype) {
   switch (dtype) {
     case DType::f16:
-      return {6.103515625e-05f, 65504.0f};
+      return {5.9604645e-08f, 6.103515625e-05f, 65504.0f};
     case DType::bf16:
-      return {std::numeric_limits<float>::min(), bf16_to_float(0x7f7f)};
+      return {bf16_to_float(1), std::numeric_limits<float>::min(), bf16_to_float(0x7f7f)};
     default:
-      return {std::numeric_limits<float>::min(), std::numeric_limits<float>::max()};
+      return {std::numeric_limits<float>::denorm_min(), std::numeric_limits<float>::min(),
+              std::numeric_limits<float>::max()};
   }
 }
 
@@ -32,7 +33,7 @@ FittedGrid with_scale(const QuantScheme& scheme, double scale) {
   FittedGrid fitted;
   const ScaleRange range = scale_range(scheme.scale_dtype);
   if (scale < range.smallest_normal) {
-    fitted.fault = ScaleFault::too_small;
+    fitted.fault = scale < range.smallest ? ScaleFault::too_small : ScaleFault::raised;
     fitted.grid.scale = range.smallest_normal;
   } else if (scale > range.largest) {
     fitted.fault = ScaleFault::too_large;

@@ -20,13 +20,15 @@ struct Grid {
 // Why a scale is not what the range asked for.
 enum class ScaleFault : uint8_t {
   none,
-  too_small,  // below the smallest normal value of the scale type
+  raised,     // a subnormal value of the scale type: raised to the smallest normal one; the codes shrink a
+              // little
+  too_small,  // below every value of the scale type
   too_large,  // above its largest finite value
 };
 
 struct FittedGrid {
   Grid grid;
-  ScaleFault fault = ScaleFault::none;  // the grid then holds the nearest representable scale
+  ScaleFault fault = ScaleFault::none;  // the grid then holds the nearest normal scale
 };
 
 // The grid that covers [low, high] (integer and floating schemes: 0 is put into the range, except for

@@ -15,7 +15,7 @@ namespace pare {
 
 struct QuantizeOptions {
   bool clip_search = false;  // shrink ranges where that lowers the error
-  ClipSearch clip;
+  ClipSearch clip{};
   bool clamp_scales = false;  // scales outside their storage type are clamped and counted instead of exit 7
 };
 
@@ -23,7 +23,8 @@ struct QuantizeOutput {
   QuantizedTensor tensor;
   double relative_error = 0.0;  // ||W - What||_F / ||W||_F; 0 for an all-zero matrix
   double max_error = 0.0;       // max |W - What|
-  int64_t clamped_scales = 0;
+  int64_t clamped_scales = 0;   // outside their type; only with QuantizeOptions::clamp_scales
+  int64_t raised_scales = 0;    // subnormal in their type
   int64_t clipped_weights = 0;  // outside the grid of their group because its range was shrunk
 };
 

@@ -21,7 +21,7 @@ constexpr int64_t kRowsPerItem = 16;
 // What one item of rows adds to the report; combined in item order.
 struct Tally {
   double squared_error = 0.0, squared_weight = 0.0, max_error = 0.0;
-  int64_t clamped_scales = 0, clipped_weights = 0;
+  int64_t clamped_scales = 0, raised_scales = 0, clipped_weights = 0;
   int64_t fault_row = -1, fault_group = -1;
   ScaleFault fault = ScaleFault::none;
 };
@@ -120,6 +120,10 @@ class RowQuantizer {
 
   static void note_fault(const FittedGrid& fitted, int64_t row, int64_t group, Tally& tally) {
     if (fitted.fault == ScaleFault::none) return;
+    if (fitted.fault == ScaleFault::raised) {
+      ++tally.raised_scales;
+      return;
+    }
     ++tally.clamped_scales;
     if (tally.fault_row < 0) {
       tally.fault_row = row;
@@ -214,6 +218,7 @@ Result<QuantizeOutput> round_to_nearest(const Tensor& weight, const QuantScheme&
     squared_weight += tally.squared_weight;
     output.max_error = std::max(output.max_error, tally.max_error);
     output.clamped_scales += tally.clamped_scales;
+    output.raised_scales += tally.raised_scales;
     output.clipped_weights += tally.clipped_weights;
   }
   output.relative_error = squared_weight > 0.0 ? std::sqrt(squared_error / squared_weight) : 0.0;

@@ -40,6 +40,7 @@ TensorRecord quantized(const TensorSpec& spec, const QuantizeOutput& output, con
     record.clipped_share =
         double(output.clipped_weights) / double(std::max<int64_t>(1, output.tensor.shape.numel()));
   }
+  if (output.raised_scales > 0) record.extra["raised_scales"] = Json(output.raised_scales);
   if (output.clamped_scales > 0) record.extra["clamped_scales"] = Json(output.clamped_scales);
   return record;
 }

@@ -65,7 +65,9 @@ TEST(EvaluateCommand, DamageGrowsAsBitsShrink) {
     const Json result = result_of({"evaluate", out, "--reference", sample(), "--data", text(), "--json"});
     EXPECT_GT(number(result, "kl_mean"), last_kl) << scheme;
     EXPECT_LE(number(result, "kl_mean"), number(result, "kl_p99"));
-    if (std::string(scheme) == "int8-ch") EXPECT_LE(number(result, "perplexity_ratio"), 1.002);
+    if (std::string(scheme) == "int8-ch") {
+      EXPECT_LE(number(result, "perplexity_ratio"), 1.002);
+    }
     last_kl = number(result, "kl_mean");
   }
 }
@@ -135,8 +137,8 @@ TEST(EvaluateCommand, LogitsEqualTheReferenceFile) {
       pare({"evaluate", sample(), "--input-ids", sample() + "/expected.safetensors", "--save-logits", out});
   ASSERT_EQ(result.exit_code, 0) << result.error;
   std::map<std::string, Tensor> expected;
-  for (auto& [name, tensor] : read_safetensors(sample() + "/expected.safetensors").value())
-    expected[name] = tensor;
+  const auto stored = read_safetensors(sample() + "/expected.safetensors").value();
+  for (const auto& [name, tensor] : stored) expected[name] = tensor;
   const auto written = read_safetensors(out).value();
   ASSERT_EQ(written[0].first, "logits");
   ASSERT_EQ(written[0].second.shape(), expected["logits"].shape());

@@ -19,7 +19,8 @@ std::string sample() {
 
 std::map<std::string, std::string> tensors_of(const std::string& path) {
   std::map<std::string, std::string> tensors;
-  for (const auto& [name, tensor] : read_safetensors(path).value()) {
+  const auto stored = read_safetensors(path).value();
+  for (const auto& [name, tensor] : stored) {
     tensors[name] = std::string(dtype_name(tensor.dtype())) + tensor.shape().text() +
                     std::string(reinterpret_cast<const char*>(tensor.raw()), tensor.size_bytes());
   }

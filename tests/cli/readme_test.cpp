@@ -30,11 +30,12 @@ TEST(Readme, EveryShownCommandWorks) {
   const std::vector<std::string> commands = shown_commands();
   ASSERT_GE(commands.size(), 10u);
   for (const std::string& command : commands) {
-    const std::string line =
-        "cd '" + folder + "' && PATH='" + binary_folder() + "':\"$PATH\" && " + command + " > out.txt 2> err.txt";
+    const std::string line = "cd '" + folder + "' && PATH='" + binary_folder() + "':\"$PATH\" && " + command +
+                             " > out.txt 2> err.txt";
     const int status = std::system(line.c_str());
     std::ifstream error(folder + "/err.txt");
-    EXPECT_EQ(WEXITSTATUS(status), 0) << command << "\n" << std::string(std::istreambuf_iterator<char>(error), {});
+    EXPECT_EQ(WEXITSTATUS(status), 0) << command << "\n"
+                                      << std::string(std::istreambuf_iterator<char>(error), {});
   }
 }
 

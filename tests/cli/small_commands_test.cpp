@@ -151,7 +151,9 @@ TEST(CompletionCommand, ShellsAcceptTheScripts) {
     EXPECT_THAT(result.out, testing::Not(HasSubstr("distill")));  // not in this version
     const std::string path = temporary_folder() + "/script";
     std::ofstream(path) << result.out;
-    if (std::string(shell) == "bash") EXPECT_EQ(std::system(("bash -n " + path).c_str()), 0);
+    if (std::string(shell) == "bash") {
+      EXPECT_EQ(std::system(("bash -n " + path).c_str()), 0);
+    }
   }
   EXPECT_THAT(pare({"completion", "man"}).out, HasSubstr(".SH COMMANDS"));
   EXPECT_EQ(pare({"completion", "csh"}).exit_code, 2);

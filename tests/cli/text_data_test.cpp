@@ -22,7 +22,9 @@ void expect_error(const std::string& path, Exit exit, const std::string& rule,
   ASSERT_FALSE(data.has_value()) << path;
   EXPECT_EQ(data.error().exit, exit) << format_error(data.error());
   EXPECT_EQ(data.error().rule, rule) << format_error(data.error());
-  if (!where.empty()) EXPECT_EQ(data.error().where, where) << format_error(data.error());
+  if (!where.empty()) {
+    EXPECT_EQ(data.error().where, where) << format_error(data.error());
+  }
 }
 
 TEST(TextData, PlainText) {

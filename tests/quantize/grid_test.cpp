@@ -114,7 +114,12 @@ TEST(Grid, ConstantGroups) {
 }
 
 TEST(Grid, ScalesThatTheirTypeCannotHoldAreNamed) {
-  EXPECT_EQ(fit_min_max(scheme("int8-ch"), std::vector<float>{1e-4f}).fault, ScaleFault::too_small);
+  EXPECT_EQ(fit_min_max(scheme("int8-ch"), std::vector<float>{1e-6f}).fault, ScaleFault::too_small);
+  // A scale that f16 holds as a subnormal is raised to the smallest normal value; the weight stays close.
+  const FittedGrid raised = fit_min_max(scheme("int8-ch"), std::vector<float>{1e-3f});
+  EXPECT_EQ(raised.fault, ScaleFault::raised);
+  EXPECT_EQ(raised.grid.scale, 6.103515625e-05f);
+  EXPECT_NEAR(restored(scheme("int8-ch"), raised.grid, {1e-3f})[0], 1e-3f, 3.1e-5f);
   EXPECT_EQ(fit_min_max(scheme("int8-ch"), std::vector<float>{1e8f}).fault, ScaleFault::too_large);
   EXPECT_EQ(fit_min_max(scheme("int8-ch-sf32"), std::vector<float>{1e-4f}).fault, ScaleFault::none);
   EXPECT_EQ(fit_min_max(scheme("int8-ch-sf32"), std::vector<float>{1e8f}).fault, ScaleFault::none);

@@ -110,7 +110,7 @@ TEST(Rtn, NonFiniteWeightsAreNamedWithPosition) {
 
 TEST(Rtn, ScaleFaultStopsOrIsCounted) {
   Tensor weight = Tensor::allocate(DType::f32, {4, 32}).value();
-  for (int64_t i = 0; i < weight.numel(); ++i) weight.mutable_data<float>()[i] = 1e-5f;
+  for (int64_t i = 0; i < weight.numel(); ++i) weight.mutable_data<float>()[i] = 1e-6f;
   const auto refused = round_to_nearest(weight, QuantScheme::parse("int8-ch").value(), {}, "w");
   ASSERT_FALSE(refused.has_value());
   EXPECT_EQ(refused.error().exit, Exit::numeric);

@@ -14,11 +14,11 @@ struct CommandResult {
 };
 
 struct CommandOptions {
-  std::string input;  // stdin
+  std::string input{};  // stdin
   std::map<std::string, std::string>
-      environment;          // added to the own one; an empty value removes the variable
-  std::string folder;       // working directory
-  std::string stdout_path;  // stdout goes to this file instead
+      environment{};          // added to the own one; an empty value removes the variable
+  std::string folder{};       // working directory
+  std::string stdout_path{};  // stdout goes to this file instead
 };
 
 // program: "pare" or "pare-run", from the build folder.
