@@ -16,7 +16,8 @@ target_compile_features(pare_flags INTERFACE cxx_std_20)
 target_include_directories(pare_flags INTERFACE "${PROJECT_SOURCE_DIR}")
 # -ffp-contract=off: results must not depend on where the compiler finds a multiply-add (docs/numerics.md).
 target_compile_options(pare_flags INTERFACE
-  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wconversion -Wsign-conversion -Werror
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wconversion -Wsign-conversion
+    $<$<BOOL:${PARE_WERROR}>:-Werror>
     -ffp-contract=off -fstack-protector-strong -fno-math-errno>)
 # Not as a generator expression: the commas of a sanitizer list would be taken for its own.
 if(PARE_SANITIZE)
