@@ -34,10 +34,12 @@ std::vector<EvaluationWindow> strided(int64_t tokens, int64_t context, int64_t s
   int64_t scored = 1;  // the very first token has no context and is never scored
   for (int64_t begin = 0;; begin += stride) {
     const int64_t end = std::min(begin + context, tokens);
-    // Targets scored .. end-1 are predicted by rows one before them.
+    // Targets scored .. end-1 are predicted by rows one before them. Where windows do not overlap, the first
+    // token of each has no such row and is not scored, as in the guide, which shifts labels inside the
+    // window.
     windows.push_back({.begin = begin,
                        .length = end - begin,
-                       .score_begin = scored - 1 - begin,
+                       .score_begin = std::max<int64_t>(scored - 1 - begin, 0),
                        .score_end = end - 1 - begin});
     scored = end;
     if (end == tokens) break;

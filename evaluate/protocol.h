@@ -1,5 +1,5 @@
 // evaluate/protocol.h: the four ways in which the field measures perplexity, as windows over a token stream.
-// Values of different protocols never compare. Source: docs/algorithms 8.1.
+// Values of different protocols never compare. Source: docs/methods.md.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
 // evaluate/statistics.h: means with error bars, order statistics and paired comparisons. All sums in double
-// and in index order. Source: docs/algorithms 8.2, 8.3.
+// and in index order. Source: docs/methods.md.
 #pragma once
 
 #include <cstdint>

@@ -1,7 +1,7 @@
 // quantize/grid.h: the grid of a group of weights, that is, which real number each code stands for.
 //
 // Scales and minimums are rounded to their storage type before any code is computed, so that what is stored
-// is what was optimised. Source: docs/algorithms.md 2.1 to 2.7.
+// is what was optimised. Source: docs/methods.md.
 #pragma once
 
 #include <cstdint>

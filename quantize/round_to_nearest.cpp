@@ -182,11 +182,29 @@ Error scale_error(const Tally& tally, const QuantScheme& scheme, std::string_vie
       .limit = std::string(dtype_name(scheme.scale_dtype))};
 }
 
+// What this method cannot do with a scheme; never done in another way.
+Status check_scheme(const QuantScheme& scheme, const QuantizeOptions& options, std::string_view name) {
+  const char* what = nullptr;
+  if (scheme.kind == QuantScheme::Kind::codebook && scheme.codebook != "nf4")
+    what = "a codebook of its own is not available in this version; nf4 has a fixed one";
+  if (scheme.granularity == QuantScheme::Granularity::tensor && options.clip_search)
+    what = "range search needs a scale per channel or group; leave out --clip for this scheme";
+  if (what == nullptr) return {};
+  return Error{.exit = Exit::unsupported,
+               .rule = "RC14",
+               .path = {},
+               .where = quote(name),
+               .what = what,
+               .got = scheme.text(),
+               .limit = {}};
+}
+
 }  // namespace
 
 Result<QuantizeOutput> round_to_nearest(const Tensor& weight, const QuantScheme& scheme,
                                         const QuantizeOptions& options, std::string_view name) {
   PARE_ASSERT(weight.shape().rank() == 2, "[rtn] {} has shape {}", name, weight.shape().text());
+  PARE_CHECK(check_scheme(scheme, options, name));
   const int64_t out = weight.size(0), in = weight.size(1);
   QuantizeOutput output;
   PARE_TRY(output.tensor, QuantizedTensor::allocate(scheme, out, in));

@@ -1,4 +1,4 @@
-// engine/core/dir_writer.cpp: DirWriter of file.h; docs/robustness.md §5.2.
+// engine/core/dir_writer.cpp: DirWriter of file.h; docs/methods.md.
 #include <fcntl.h>
 #include <fmt/core.h>
 #include <linux/fs.h>

@@ -1,7 +1,7 @@
 // engine/core/file.h: reading files, and the only code that creates them.
 //
 // Reading never trusts a size twice: an InputFile remembers size, mtime and inode at open and reports a
-// change (exit 5). Writing follows docs/robustness.md: a temporary beside the final name, checksums from
+// change (exit 5). Writing follows docs/methods.md: a temporary beside the final name, checksums from
 // memory, fsync, rename without replacing, fsync of the folder. The final name never holds a half-written
 // file.
 #pragma once

@@ -1,4 +1,4 @@
-// engine/core/file_writer.cpp: FileWriter of file.h; docs/robustness.md §5.1.
+// engine/core/file_writer.cpp: FileWriter of file.h; docs/methods.md.
 #include <fcntl.h>
 #include <fmt/core.h>
 #include <linux/fs.h>

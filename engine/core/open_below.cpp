@@ -1,4 +1,4 @@
-// engine/core/open_below.cpp: path containment, docs/robustness.md rules IX01 to IX04.
+// engine/core/open_below.cpp: path containment, docs/bad-input.md rules IX01 to IX04.
 //
 // The kernel resolves the name (openat2 with RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS), or we walk it with
 // O_NOFOLLOW component by component. Strings are checked only for what they are, never compared with a

@@ -1,5 +1,5 @@
 // engine/core/output_target.h: what FileWriter and DirWriter share before the first byte: the folder, the
-// checks, the lock and the name of the temporary (docs/robustness.md §5.1, steps 1 and 2); internal to core.
+// checks, the lock and the name of the temporary (docs/methods.md); internal to core.
 #pragma once
 
 #include <sys/stat.h>

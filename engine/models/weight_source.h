@@ -64,7 +64,8 @@ class WeightSource {
   virtual void release(std::string_view name) const = 0;
   // Exit 5 when a file changed since it was opened (IX14); called once after the last load.
   virtual Status check_unchanged() const = 0;
-  // Device and inode of every file read, so that an output never overwrites its input.
+  // Device and inode of every file read, and of the folder of a model given as one, so that an output never
+  // overwrites its input.
   virtual std::vector<std::pair<uint64_t, uint64_t>> file_identities() const = 0;
   // [{name, bytes, xxh3_128}] of every weight and config file, for the manifest; reads everything once.
   virtual Result<Json> hash_inputs() const = 0;

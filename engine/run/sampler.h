@@ -1,5 +1,5 @@
 // engine/run/sampler.h: from logits to the next token. Order as Hugging Face: repetition penalty,
-// temperature, top-k, top-p, min-p, softmax, sample. Source: docs/algorithms 9.
+// temperature, top-k, top-p, min-p, softmax, sample. Source: docs/methods.md.
 #pragma once
 
 #include <cstdint>

@@ -1,7 +1,7 @@
 // engine/tensor/quant_scheme.h: what codes mean. Not where they lie (packed_layout.h), not which code runs them.
 //
 // Affine schemes: real = scale * (code - zero_point), codes in [0, 2^bits). A symmetric scheme has the constant
-// zero_point 2^(bits-1), so a signed code q is stored as q + 2^(bits-1). Source: docs/algorithms.md 2.1 to 2.5.
+// zero_point 2^(bits-1), so a signed code q is stored as q + 2^(bits-1). Source: docs/methods.md.
 #pragma once
 
 #include <cstdint>

@@ -14,7 +14,7 @@
 
 namespace pare {
 
-// Tokens in reading order, with the digests that a manifest names (docs/algorithms: token-stream hash).
+// Tokens in reading order, with the digests that a manifest names (docs/methods.md).
 struct TokenStream {
   std::vector<int32_t> ids;
   std::string token_hash;  // SHA-256 of the ids as little-endian u32, 64 hex digits

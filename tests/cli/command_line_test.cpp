@@ -42,6 +42,7 @@ TEST(CommandLine, CL07UnknownOptionsNameTheNearest) {
   expect_error(pare({"quantize", sample(), "-o", "x.pare", "--shceme", "int8"}), 2, {"--shceme", "--scheme"});
   expect_error(pare({"quantise", sample()}), 2, {"quantise", "quantize"});
   expect_error(pare({"inspect", sample(), "surplus"}), 2, {"surplus"});
+  expect_error(pare({"inspect"}), 2, {"MODEL is required"});
   expect_error(pare({}), 2, {});
 }
 
@@ -67,6 +68,12 @@ TEST(CommandLine, CL10NoRemoteCode) {
 TEST(CommandLine, CL11DevicesAreNeverReplaced) {
   expect_error(pare({"run", sample(), "-p", "x", "--device", "cuda"}), 4, {"cuda:0"});
   expect_error(pare({"run", sample(), "-p", "x", "--device", "tpu"}), 2, {"--device", "tpu"});
+  const std::string out = temporary_folder() + "/out.pare";
+  for (const char* verb : {"quantize", "export"}) {
+    expect_error(pare({verb, sample(), "-o", out, "--device", "cuda"}), 4, {"cuda:0"});
+    expect_error(pare({verb, sample(), "-o", out, "--device", "tpu"}), 2, {"--device", "tpu"});
+  }
+  EXPECT_FALSE(std::filesystem::exists(out));
 }
 
 TEST(CommandLine, CL14MalformedVariable) {
@@ -139,6 +146,19 @@ TEST(Output, CL01OutputIsTheInput) {
   expect_error(pare({"quantize", model, "-o", model + "/other.pare", "--force"}), 2, {"other.pare"});
   std::filesystem::remove(model + "/other.pare");
   EXPECT_EQ(folder_fingerprint(model), before);
+}
+
+// A folder that pare wrote itself is no exception: --force would replace the weights being read.
+TEST(Output, CL01OutputIsTheFolderOfTheInputOrInsideIt) {
+  const std::string model = temporary_folder() + "/dense";
+  ASSERT_EQ(pare({"export", sample(), "-o", model}).exit_code, 0);
+  const std::string before = folder_fingerprint(model);
+  expect_error(pare({"quantize", model, "-o", model, "--force"}), 2, {"output is an input"});
+  expect_error(pare({"export", model, "-o", model, "--force"}), 2, {"output is an input"});
+  expect_error(pare({"quantize", model, "-o", model + "/x.pare"}), 2, {"inside an input"});
+  EXPECT_EQ(folder_fingerprint(model), before);
+  const std::string file = model + "/model.safetensors";  // beside a single file there is room
+  EXPECT_EQ(pare({"quantize", file, "-o", model + "/x.pare"}).exit_code, 0);
 }
 
 TEST(Output, CL03MissingFolder) {

@@ -158,6 +158,8 @@ TEST(EvaluateCommand, Refusals) {
            {{"--data", text(), "--context", "1000"}, 2},
            {{"--data", text(), "--protocol", "best"}, 2},
            {{"--data", text(), "--tokens", "10"}, 3},
+           {{"--data", text(), "--tokens", "1000000"}, 3},  // DT07: the text is shorter
+           {{"--data", text(), "--tokens", "1000000", "--protocol", "word"}, 3},
            {{"--data", text(), "--tokens", "0"}, 2},
            {{"--input-ids", text(), "--save-logits", "/tmp/x"}, 3}}) {
     std::vector<std::string> all = {"evaluate", sample()};

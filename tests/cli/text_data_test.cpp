@@ -58,6 +58,7 @@ TEST(TextData, DT04EncodingNamesTheByte) {
                Exit::malformed, "DT04", "2:3");
   expect_error(file_with(std::string("nul\0here", 8)), Exit::malformed, "DT04", "1:4");
   expect_error(file_with("\xed\xa0\x80"), Exit::malformed, "DT04", "1:1");  // a surrogate
+  expect_error(file_with("{\"text\": \"a\\u0000b\"}\n", "x.jsonl"), Exit::malformed, "DT04", "1:text");
 }
 
 TEST(TextData, DT08CompressedFilesAreNamed) {

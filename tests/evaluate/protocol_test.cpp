@@ -14,6 +14,7 @@ std::map<int64_t, std::vector<int64_t>> targets(int64_t tokens, const ProtocolOp
   EXPECT_TRUE(windows.has_value());
   for (const EvaluationWindow& window : *windows) {
     EXPECT_GE(window.begin, 0);
+    EXPECT_GE(window.score_begin, 0);
     EXPECT_LE(window.begin + window.length, tokens);
     EXPECT_LE(window.length, options.context);
     EXPECT_LE(window.score_end, window.length);
@@ -33,7 +34,8 @@ TEST(Protocol, DisjointScoresAllButTheFirstOfEachWindow) {
   EXPECT_TRUE(scored.contains(257));
 }
 
-// The loop of the Hugging Face guide, literally.
+// The loop of the Hugging Face guide. Its model shifts the labels, so a window's first token is never a
+// target.
 TEST(Protocol, StrideEqualsTheGuide) {
   for (const auto& [tokens, context, stride] : {std::tuple{1000, 256, 64}, std::tuple{300, 256, 256},
                                                 std::tuple{200, 256, 100}, std::tuple{513, 128, 1}}) {
@@ -41,7 +43,7 @@ TEST(Protocol, StrideEqualsTheGuide) {
     int64_t previous_end = 0;
     for (int64_t begin = 0; begin < tokens; begin += stride) {
       const int64_t end = std::min<int64_t>(begin + context, tokens);
-      for (int64_t target = std::max<int64_t>(previous_end, 1); target < end; ++target)
+      for (int64_t target = std::max(previous_end, begin + 1); target < end; ++target)
         expected[target].push_back(target - begin);
       previous_end = end;
       if (end == tokens) break;

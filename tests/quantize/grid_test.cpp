@@ -37,7 +37,7 @@ double error_of(const QuantScheme& s, const Grid& grid, const std::vector<float>
   return sum;
 }
 
-// The check values of docs/algorithms 2.4: x = (-1, -0.2, 0, 0.73, 2), 4 bits.
+// The check values of the min-max formula: x = (-1, -0.2, 0, 0.73, 2), 4 bits.
 TEST(Grid, PublishedExampleIntegerZeroPoint) {
   const std::vector<float> x = {-1.0f, -0.2f, 0.0f, 0.73f, 2.0f};
   const QuantScheme s = scheme("int4-ch-asym-sf32");

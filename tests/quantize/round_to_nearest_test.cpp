@@ -83,6 +83,19 @@ TEST(Rtn, PerTensorScaleCoversAll) {
   EXPECT_NEAR(output.tensor.dequantize().value().data<float>()[39 * 64 + 63], -3.0f, 3.0f * 1e-3f);
 }
 
+// Asked for and done in another way would be a silent fallback.
+TEST(Rtn, SchemesItCannotServeAreRefused) {
+  const Tensor weight = random_matrix(4, 64, DType::f32);
+  const auto expect_refused = [&](const char* scheme, const QuantizeOptions& options, const char* word) {
+    const auto result = round_to_nearest(weight, QuantScheme::parse(scheme).value(), options, "w");
+    ASSERT_FALSE(result.has_value()) << scheme;
+    EXPECT_EQ(result.error().exit, Exit::unsupported);
+    EXPECT_NE(format_error(result.error()).find(word), std::string::npos) << format_error(result.error());
+  };
+  expect_refused("int8-tensor", {.clip_search = true}, "--clip");
+  expect_refused("codebook4-g32", {}, "codebook");
+}
+
 TEST(Rtn, MoreBitsAndSmallerGroupsNeverHurt) {
   const Tensor weight = random_matrix(32, 512, DType::f32);
   double last = 1.0;

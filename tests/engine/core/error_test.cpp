@@ -12,7 +12,7 @@
 namespace pare {
 namespace {
 
-// The examples of docs/robustness.md §2.2, without the prefix that main adds.
+// The examples of the contract, without the prefix that main adds.
 TEST(FormatError, LabelsAndParts) {
   Error error{
       Exit::malformed, "ST19",    "m/model.safetensors", "\"w\".data_offsets", "size does not match", "8192",

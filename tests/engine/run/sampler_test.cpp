@@ -28,7 +28,7 @@ struct Weighted {
   int32_t id;
 };
 
-// docs/algorithms 9, one filter after the other over a full sort.
+// docs/methods.md, one filter after the other over a full sort.
 std::vector<Weighted> brute_force(std::vector<float> logits, const std::vector<int32_t>& history,
                                   const SamplerOptions& o) {
   for (const int32_t id : std::set<int32_t>(history.begin(), history.end())) {

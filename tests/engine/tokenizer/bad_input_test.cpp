@@ -1,4 +1,4 @@
-// The rows TK01 to TK19 of docs/robustness.md: exit code and the terms that the line must name.
+// The rows TK01 to TK19 of docs/bad-input.md: exit code and the terms that the line must name.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
