@@ -1,9 +1,12 @@
 #include "formats/directory_source.h"
 
 #include <fmt/core.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
+#include <cstring>
 #include <numeric>
 
 #include "engine/core/hash.h"
@@ -65,6 +68,15 @@ class DirectorySource : public WeightSource {
     return {};
   }
 
+  // The folder itself is an input: an output must neither replace it nor lie inside it (CL01).
+  Status claim_folder() {
+    struct stat status {};
+    if (::stat(folder_.c_str(), &status) != 0)
+      return fault(Exit::io, "IX16", folder_, "", std::strerror(errno), "", "", "");
+    folder_identity_.emplace(status.st_dev, status.st_ino);
+    return {};
+  }
+
   // Last, when everything has passed.
   void warn() const {
     for (const std::string& warning : checkpoint_.warnings) log_warning(warning);
@@ -106,6 +118,7 @@ class DirectorySource : public WeightSource {
 
   std::vector<std::pair<uint64_t, uint64_t>> file_identities() const override {
     std::vector<std::pair<uint64_t, uint64_t>> identities{config_identity_};
+    if (folder_identity_) identities.push_back(*folder_identity_);
     for (const CheckpointFile& file : checkpoint_.files) identities.push_back(file.file->file().identity());
     return identities;
   }
@@ -167,6 +180,7 @@ class DirectorySource : public WeightSource {
   std::string config_text_;
   Json config_;
   std::pair<uint64_t, uint64_t> config_identity_{};
+  std::optional<std::pair<uint64_t, uint64_t>> folder_identity_;  // empty for a file opened by its own name
   std::vector<Asset> assets_;
   std::optional<StoredManifest> manifest_;
   CheckpointFiles checkpoint_;
@@ -183,6 +197,7 @@ Result<std::shared_ptr<const WeightSource>> open_directory(const std::string& sh
                                                            const OpenOptions& options) {
   const auto source = std::make_shared<DirectorySource>(shown_path, folder, options);
   PARE_CHECK(source->read_texts());
+  PARE_CHECK(source->claim_folder());
   PARE_TRY(CheckpointFiles checkpoint, open_checkpoint(folder, options));
   PARE_CHECK(source->adopt(std::move(checkpoint)));
   source->warn();
