@@ -153,6 +153,8 @@ Outcome summarise(const QuantizePlan& plan, const Manifest& manifest) {
 
 Result<Exit> run_quantize(const Options& options, const CommonOptions& common) {
   PARE_CHECK(start_engine(common));
+  PARE_TRY(const Device device, chosen_device(common));
+  static_cast<void>(device);  // rounding gives the same bytes on every one there is
   PARE_TRY(const QuantizeMethod* method, find_quantize_method(options.method));
   PARE_TRY(const Selection selection, make_selection(options));
   PARE_TRY(const auto source, open_source(options.model, common));
