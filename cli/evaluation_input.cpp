@@ -12,6 +12,18 @@ Error no_prefix(const std::string& option, const std::string& what) {
       .exit = Exit::usage, .rule = "CL13", .path = option, .where = {}, .what = what, .got = {}, .limit = {}};
 }
 
+// The whole text is tokenised and is shorter than --tokens asks for.
+Error too_few_tokens(int64_t got, int64_t need) {
+  return Error{.exit = Exit::malformed,
+               .rule = "DT07",
+               .path = "--data",
+               .where = "tokens",
+               .what = "text has fewer than --tokens asks for",
+               .got = std::to_string(got),
+               .limit = std::to_string(need),
+               .limit_label = "need"};
+}
+
 // The document without template tokens; special-token strings in it are ordinary text.
 Result<std::vector<int32_t>> text_ids(const Tokenizer& tokenizer, const std::string& text) {
   return tokenizer.encode(text, {.add_special = false, .parse_special = false});
@@ -56,6 +68,8 @@ Result<EvaluationInput> rolling_input(const TextData& data, const Tokenizer& tok
     input.words += count_words(document);
     input.text_bytes += int64_t(document.size());
   }
+  if (options.max_tokens > 0 && left > 0)
+    return too_few_tokens(options.max_tokens - left, options.max_tokens);
   if (!is_whole) input.words = input.text_bytes = 0;
   finish(input);
   return input;
@@ -70,6 +84,8 @@ Result<EvaluationInput> make_evaluation_input(const TextData& data, const Tokeni
   EvaluationInput input;
   const std::string text = data.joined();
   PARE_TRY(std::vector<int32_t> ids, text_ids(tokenizer, text));
+  if (int64_t(ids.size()) < options.max_tokens)
+    return too_few_tokens(int64_t(ids.size()), options.max_tokens);
   if (options.max_tokens > 0 && int64_t(ids.size()) > options.max_tokens) {
     ids.resize(size_t(options.max_tokens));
   } else {

@@ -91,7 +91,10 @@ Result<std::string> document_of_line(std::string_view line, size_t number, const
     return error;
   }
   const Json* text = json->find("text");
-  if (text != nullptr && text->is_string()) return text->as_string();
+  if (text != nullptr && text->is_string()) {
+    if (text->as_string().find('\0') == std::string::npos) return text->as_string();
+    return data_error(Exit::malformed, "DT04", path, std::to_string(number) + ":text", "NUL byte in text");
+  }
   Error error = data_error(Exit::malformed, "DT03", path, std::to_string(number) + ":text",
                            text == nullptr ? "missing" : "not a string");
   if (text != nullptr) error.got = text->kind_name();
