@@ -31,7 +31,9 @@ std::string first_sentence(std::string text) {
   const size_t end = text.find('\n');
   if (end != std::string::npos) text.resize(end);
   while (!text.empty() && (text.back() == '.' || text.back() == ' ')) text.pop_back();
-  if (!text.empty() && text[0] >= 'A' && text[0] <= 'Z') text[0] = char(text[0] - 'A' + 'a');
+  const auto is_upper = [&](size_t i) { return i < text.size() && text[i] >= 'A' && text[i] <= 'Z'; };
+  const bool is_name = is_upper(0) && is_upper(1);  // of an argument: "MODEL is required"
+  if (is_upper(0) && !is_name) text[0] = char(text[0] - 'A' + 'a');
   return text;
 }
 
