@@ -81,6 +81,12 @@ void add_common(CLI::App* verb, Commands& commands, bool computes) {
       ->type_name("FORM");
   verb->add_flag("--follow-symlinks", common.follow_symlinks,
                  "allow model files that are links out of their folder");
+  verb->add_flag("--allow-unindexed", common.allow_unindexed,
+                 "ignore tensors of a shard that the index does not name");
+  verb->add_flag("--strict", common.strict, "a wrong total_size in the index is an error, not a warning");
+  verb->add_option("--weights", common.weights,
+                   "which weight file of a model folder to read, where there is a choice")
+      ->type_name("FILE");
   if (!computes) return;
   verb->add_option("--device", common.device, "where to compute: auto, cpu, cuda, cuda:N, reference, check")
       ->type_name("DEVICE");

@@ -29,6 +29,9 @@ struct CommonOptions {
   bool quiet = false;
   int verbose = 0;
   bool follow_symlinks = false;
+  bool allow_unindexed = false;
+  bool strict = false;
+  std::string weights;  // file inside a model folder
 };
 
 // The commands of the program, and which of them the command line chose.

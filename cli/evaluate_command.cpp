@@ -49,11 +49,22 @@ Error option_error(const std::string& option, const std::string& what, const std
                .limit = limit};
 }
 
+// Bytes that walking a model block by block needs at least: its two largest tensors with their working
+// copies, hidden states and logits of one pass.
+uint64_t least_memory(const WeightSource& source, const ModelConfig& config) {
+  uint64_t largest = 0;
+  for (const StoredTensor& tensor : source.tensors()) largest = std::max(largest, tensor.bytes);
+  const EvaluateOptions defaults;
+  return 3 * largest + uint64_t(4 * defaults.batch_tokens * config.hidden_size) +
+         uint64_t(4 * defaults.logit_rows * config.vocabulary_size);
+}
+
 // Loads the model whole when it fits well into memory; else evaluate() walks it block by block.
 Result<std::unique_ptr<Model>> open_model_for(const std::string& path, const CommonOptions& common,
                                               Device device) {
   PARE_TRY(const auto source, open_source(path, common));
   PARE_TRY(auto model, Model::open(source, device));
+  PARE_CHECK(check_memory(common, least_memory(*source, model->config()), "raise --max-memory"));
   PARE_TRY(const uint64_t limit, memory_limit(common));
   // Quantized weights are repacked, so the file's pages and the working form exist side by side for a while.
   if (2 * stored_bytes(*source) < limit / 2) PARE_CHECK(model->load_all());
@@ -222,6 +233,7 @@ Result<Exit> run_perplexity(const Options& options, const CommonOptions& common)
   for (const std::string& path : options.models) {
     PARE_TRY(auto model, open_model_for(path, common, device));
     PARE_TRY(const auto tokenizer, tokenizer_for(options, model->source()));
+    warn_of_missing_rows(*tokenizer, model->config());
     Row row;
     row.model = path;
     PARE_TRY(row.protocol, protocol_options(options, model->config()));
@@ -312,10 +324,13 @@ Result<Exit> run_logits(const Options& options, const CommonOptions& common) {
     return option_error("--input-ids", "needs --save-logits OUT.safetensors", {}, {});
   PARE_TRY(const Device device, chosen_device(common));
   PARE_TRY(const Tensor ids, read_input_ids(options.input_ids));
+  PARE_TRY(auto model, open_model_for(options.models[0], common, device));
   WriteOptions write;
   write.force = options.force;
+  PARE_TRY(const InputFile ids_file, InputFile::open(options.input_ids));
+  write.inputs = model->source().file_identities();
+  write.inputs.push_back(ids_file.identity());
   PARE_CHECK(check_output(options.save_logits, write));
-  PARE_TRY(auto model, open_model_for(options.models[0], common, device));
   if (ids.size(1) > model->config().max_positions) {
     return option_error("--input-ids", "sequence longer than the model's context",
                         std::to_string(ids.size(1)), std::to_string(model->config().max_positions));
@@ -337,6 +352,12 @@ Result<Exit> run_logits(const Options& options, const CommonOptions& common) {
 
 Result<Exit> run_evaluate(const Options& options, const CommonOptions& common) {
   PARE_CHECK(start_engine(common));
+  if (!options.input_ids.empty() && !options.data.empty()) {
+    return option_error("--input-ids", "cannot be combined with --data", {}, {});
+  }
+  if (options.input_ids.empty() && !options.save_logits.empty()) {
+    return option_error("--save-logits", "needs --input-ids", {}, {});
+  }
   if (!options.input_ids.empty()) return run_logits(options, common);
   if (options.data.empty())
     return option_error("--data", "missing; give a text file, or --input-ids with --save-logits", {}, {});

@@ -5,6 +5,7 @@
 #include "cli/commands.h"
 #include "cli/model_argument.h"
 #include "cli/output_model.h"
+#include "engine/core/file.h"
 #include "engine/core/log.h"
 #include "engine/core/memory.h"
 #include "engine/core/progress.h"
@@ -130,6 +131,8 @@ Result<Exit> run_export(const Options& options, const CommonOptions& common) {
   PARE_CHECK(check_format(options));
   PARE_TRY(const OutputKind kind, output_kind(options.output.path));
   const bool to_pare = kind == OutputKind::pare;
+  PARE_CHECK(
+      check_output(options.output.path, {.force = options.output.force}));  // before any input is touched
   PARE_TRY(const auto source, open_source(options.model, common));
   PARE_TRY(const ModelDescription model, describe_model(*source));
   OutputOptions output = options.output;
@@ -142,6 +145,12 @@ Result<Exit> run_export(const Options& options, const CommonOptions& common) {
   }
   const uint64_t expected = expected_bytes(options, *source, to_pare);
   PARE_CHECK(check_output_model(*source, output, expected));
+
+  uint64_t largest = 0;  // a tensor as stored, dequantized, and converted
+  for (const StoredTensor& tensor : source->tensors()) {
+    largest = std::max(largest, tensor.bytes + 8 * uint64_t(tensor.shape.numel()));
+  }
+  PARE_CHECK(check_memory(common, largest, "raise --max-memory"));
 
   const auto start = std::chrono::steady_clock::now();
   Json canonical = Json::object();

@@ -1,5 +1,7 @@
 #include "cli/model_argument.h"
 
+#include "engine/core/log.h"
+#include "engine/core/text.h"
 #include "formats/open_model.h"
 #include "formats/tokenizer_files.h"
 
@@ -9,12 +11,22 @@ Result<std::shared_ptr<const WeightSource>> open_source(const std::string& model
                                                         const CommonOptions& common) {
   OpenOptions options;
   options.follow_symlinks = common.follow_symlinks;
+  options.allow_unindexed = common.allow_unindexed;
+  options.strict = common.strict;
+  options.weights_file = common.weights;
   return open_model(model, options);
 }
 
 Result<std::shared_ptr<const Tokenizer>> load_tokenizer(const WeightSource& source) {
   PARE_TRY(const TokenizerFiles files, tokenizer_files(source));
   return Tokenizer::load(files);
+}
+
+void warn_of_missing_rows(const Tokenizer& tokenizer, const ModelConfig& config) {
+  if (tokenizer.vocabulary_size() <= config.vocabulary_size) return;
+  log_warning("tokenizer has " + format_count(uint64_t(tokenizer.vocabulary_size())) +
+              " ids, the embedding " + format_count(uint64_t(config.vocabulary_size)) +
+              " rows; text that needs the others is rejected");
 }
 
 std::string short_name(const std::string& path) {

@@ -17,6 +17,10 @@ Result<std::shared_ptr<const WeightSource>> open_source(const std::string& model
 // The tokenizer that travels with the model. Exit 5 when there is none.
 Result<std::shared_ptr<const Tokenizer>> load_tokenizer(const WeightSource& source);
 
+// Warns when the tokenizer has ids without a row in the embedding (TK20): published models do, for unused
+// padding tokens.
+void warn_of_missing_rows(const Tokenizer& tokenizer, const ModelConfig& config);
+
 // Last component of a path, for labels and for manifests (which hold no paths).
 std::string short_name(const std::string& path);
 

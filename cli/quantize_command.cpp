@@ -6,6 +6,7 @@
 #include "cli/commands.h"
 #include "cli/model_argument.h"
 #include "cli/output_model.h"
+#include "engine/core/file.h"
 #include "engine/core/memory.h"
 #include "engine/core/progress.h"
 #include "engine/core/signals.h"
@@ -157,6 +158,8 @@ Result<Exit> run_quantize(const Options& options, const CommonOptions& common) {
   static_cast<void>(device);  // rounding gives the same bytes on every one there is
   PARE_TRY(const QuantizeMethod* method, find_quantize_method(options.method));
   PARE_TRY(const Selection selection, make_selection(options));
+  PARE_CHECK(
+      check_output(options.output.path, {.force = options.output.force}));  // before any input is touched
   PARE_TRY(const auto source, open_source(options.model, common));
   PARE_TRY(const ModelDescription model, describe_model(*source));
   PARE_TRY(const auto schemes, select_schemes(model, selection));

@@ -1,6 +1,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -34,6 +35,9 @@ std::string number(double value, const char* format) {
 }
 
 Result<std::string> read_prompt(const Options& options) {
+  if (options.has_prompt && !options.file.empty()) {
+    return Error{.exit = Exit::usage, .rule = "CL13", .path = "-f", .what = "cannot be combined with -p"};
+  }
   if (options.has_prompt) return options.prompt;
   if (!options.file.empty() && options.file != "-")
     return read_text_file(options.file, limits::kTextLineBytes);
@@ -139,7 +143,14 @@ Result<Exit> run_model(const Options& options, const CommonOptions& common) {
     PARE_TRY(const TokenizerFiles files, tokenizer_files(options.tokenizer));
     PARE_TRY(tokenizer, Tokenizer::load(files));
   }
-  PARE_CHECK(check_memory(common, stored_bytes(*source), "the weights alone need this much"));
+  PARE_TRY(const ModelDescription description, describe_model(*source));
+  warn_of_missing_rows(*tokenizer, description.config);
+  const int64_t context = options.context > 0 ? options.context : description.config.max_positions;
+  const int64_t positions =
+      std::min<int64_t>(context, int64_t(prompt.size()) + 1 + options.generate.max_new_tokens);
+  PARE_CHECK(check_memory(common,
+                          stored_bytes(*source) + KvCache::bytes_for(description.config, 1, positions),
+                          "weights and cache need this much"));
   PARE_TRY(const std::vector<int32_t> ids, encode_prompt(options, *tokenizer, prompt));
   PARE_TRY(auto session, Session::open(source, tokenizer, device, options.context));
   log_info("running on " + backend_for(device).description());
@@ -207,6 +218,7 @@ void add_run_options(CLI::App* verb, Commands& commands) {
       ->capture_default_str()
       ->type_name("X");
   verb->add_option("--seed", commands.common().seed, "of the sampler; equal seeds give equal text")
+      ->check(CLI::NonNegativeNumber)
       ->capture_default_str()
       ->type_name("N");
   verb->add_option("--stop", options->generate.stop, "end before this text; may be given several times")

@@ -23,6 +23,7 @@ double seconds_since(Clock::time_point start) {
 
 Error prompt_error(Exit exit, std::string what, std::string got, std::string limit) {
   return {.exit = exit,
+          .rule = exit == Exit::usage ? "CL06" : "TK20",
           .path = "prompt",
           .what = std::move(what),
           .got = std::move(got),

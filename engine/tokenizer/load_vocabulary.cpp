@@ -35,7 +35,9 @@ Result<Vocabulary> from_object(const Fields& model, const Json& json, size_t add
   Vocabulary vocabulary;
   const uint64_t bound = 2 * (json.size() + added_tokens) + limits::kTokenIdSlack;
   size_t index = 0;
-  for (const auto& [token, value] : json.members()) {
+  for (const Json::Member& member : json.members()) {
+    const std::string& token = member.first;
+    const Json& value = member.second;
     PARE_CHECK(check_text(model, token, index++));
     const auto bad_id = [&](std::string_view what, std::string got) {
       return Error{.exit = Exit::malformed,

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 
@@ -126,6 +127,37 @@ TEST(CommandLine, EscapesFromFilesNeverReachTheTerminal) {
   EXPECT_EQ(result.exit_code, 4) << result.error;
   EXPECT_EQ(result.error.find('\x1b'), std::string::npos);
   EXPECT_THAT(result.error, HasSubstr("\\x1b[2Jevil"));
+}
+
+// RL09: every command works on a stack of 256 KiB.
+TEST(CommandLine, RL09SmallStack) {
+  const std::string command = "ulimit -s 256 && '" + binary_folder() + "/pare' run '" + sample() +
+                              "' -p 'It was late' -n 8 > /dev/null 2>&1";
+  EXPECT_EQ(std::system(("sh -c \"" + command + "\"").c_str()), 0);
+}
+
+TEST(CommandLine, CL13OptionsThatContradict) {
+  const std::string text = source_path("samples/text/sample.txt");
+  expect_error(pare({"run", sample(), "-p", "x", "-f", text}), 2, {"-f"});
+  expect_error(pare({"evaluate", sample(), "--data", text, "--save-logits", "x.safetensors"}), 2,
+               {"--save-logits"});
+  expect_error(pare({"run", sample(), "-p", "x", "--seed", "-1"}), 2, {"--seed"});
+}
+
+TEST(CommandLine, CL05MemoryCeiling) {
+  const std::string text = source_path("samples/text/sample.txt"), folder = temporary_folder();
+  expect_error(pare({"evaluate", sample(), "--data", text, "--max-memory", "1kB"}), 6, {"memory"});
+  expect_error(pare({"export", sample(), "-o", folder + "/a.pare", "--max-memory", "1kB"}), 6, {"memory"});
+  expect_error(pare({"quantize", sample(), "-o", folder + "/a.pare", "--max-memory", "1kB"}), 6, {"memory"});
+}
+
+TEST(CommandLine, CL01LogitsNeverReplaceTheirInput) {
+  const std::string model = copy_of_sample();
+  const std::string before = folder_fingerprint(model);
+  expect_error(pare({"evaluate", model, "--input-ids", model + "/expected.safetensors", "--save-logits",
+                     model + "/expected.safetensors", "--force"}),
+               2, {"expected.safetensors"});
+  EXPECT_EQ(folder_fingerprint(model), before);
 }
 
 // Output rows: nothing on disk changes when a run is refused.

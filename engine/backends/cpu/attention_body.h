@@ -322,8 +322,7 @@ PARE_INLINE void attend_block(const AttentionArgs& a, const AttentionPlan& plan,
 }
 
 static void attend_tiled(const AttentionArgs& a, const AttentionPlan& plan, const AttentionRows& rows) {
-  alignas(64) float buffer[kAttentionScratch];
-  const AttentionScratch s = divide_scratch(buffer, a, plan, rows.count);
+  const AttentionScratch s = divide_scratch(attention_scratch(), a, plan, rows.count);
   prepare_rows(a, plan, rows, s);
 
   const int64_t first = first_key(a, rows.first_position) / kKeys * kKeys;

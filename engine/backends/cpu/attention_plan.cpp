@@ -32,4 +32,9 @@ AttentionPlan plan_attention(const AttentionArgs& args) {
   return plan;
 }
 
+float* attention_scratch() {
+  alignas(64) static thread_local float scratch[kAttentionScratch];
+  return scratch;
+}
+
 }  // namespace pare::cpu

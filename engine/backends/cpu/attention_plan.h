@@ -12,7 +12,7 @@ namespace pare::cpu {
 
 constexpr int64_t kAttentionKeys = 64;         // keys in a block; blocks begin at multiples of it
 constexpr int64_t kAttentionHeadDim = 512;     // largest head that the tiled kernel takes
-constexpr int64_t kAttentionScratch = 94'208;  // floats of stack that the tiled kernel may use
+constexpr int64_t kAttentionScratch = 94'208;  // floats that the tiled kernel may use
 
 struct AttentionPlan {
   bool is_tiled;           // false: head_dim above kAttentionHeadDim, rows one by one
@@ -25,5 +25,9 @@ struct AttentionPlan {
 };
 
 AttentionPlan plan_attention(const AttentionArgs& args);
+
+// kAttentionScratch floats of the calling thread, aligned to 64 bytes. Not on the stack: it may be as small
+// as 256 KiB.
+float* attention_scratch();
 
 }  // namespace pare::cpu
