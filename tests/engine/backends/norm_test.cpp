@@ -123,7 +123,8 @@ TEST_P(NormTest, RotaryAgreesAndKeepsLengths) {
 // <rotate(q, i), rotate(k, j)> depends on i - j only.
 TEST_P(NormTest, RotaryScoresDependOnDistance) {
   const int64_t half = 16;
-  const auto [cosines, sines] = tables(40, half);
+  const auto [cosine_table, sine_table] = tables(40, half);
+  const Tensor cosines = cosine_table, sines = sine_table;
   const auto score = [&](int32_t i, int32_t j) {
     Tensor q = uniform({1, 2 * half}, 10), k = uniform({1, 2 * half}, 11);
     ops::rotary(q, indices({i}), cosines, sines, 1);
