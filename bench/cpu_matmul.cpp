@@ -1,12 +1,13 @@
-// bench/cpu_matmul.cpp: matrix products of the CPU backend. One row of activations against the rate of memory, many
-// rows against the multiply-add rate and OpenBLAS (single-threaded build on the tiles of our pool).
+// bench/cpu_matmul.cpp: matrix products of the CPU backend. One row of activations against the rate of
+// memory, many rows against the multiply-add rate and OpenBLAS (single-threaded build on the tiles of our
+// pool).
 #include <cblas.h>
 #include <fmt/format.h>
 
 #include <cmath>
 #include <vector>
 
-#include "bench/harness.h"
+#include "bench/cases.h"
 #include "engine/backends/cpu/matmul/matmul.h"
 #include "engine/core/parallel.h"
 #include "engine/core/random.h"
@@ -55,20 +56,20 @@ void openblas_product(const Extents& e, const float* x, const float* weight, flo
   constexpr int64_t kColumns = 128;
   parallel_ranges(e.n, e.m == 1 ? 64 : kColumns, [&](int64_t begin, int64_t end) {
     if (e.m == 1) {
-      cblas_sgemv(CblasRowMajor, CblasNoTrans, int(end - begin), int(e.k), 1.0f, weight + begin * e.k, int(e.k), x, 1,
-                  0.0f, out + begin, 1);
+      cblas_sgemv(CblasRowMajor, CblasNoTrans, int(end - begin), int(e.k), 1.0f, weight + begin * e.k,
+                  int(e.k), x, 1, 0.0f, out + begin, 1);
       return;
     }
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, int(e.m), int(end - begin), int(e.k), 1.0f, x, int(e.k),
-                weight + begin * e.k, int(e.k), 0.0f, out + begin, int(e.n));
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, int(e.m), int(end - begin), int(e.k), 1.0f, x,
+                int(e.k), weight + begin * e.k, int(e.k), 0.0f, out + begin, int(e.n));
   });
 }
 
 struct Problem {
   Extents e;
   std::vector<float> x, out;
-  std::vector<std::vector<float>> weights;           // f32 copies for the peer and for f32 itself
-  std::vector<std::vector<uint16_t>> half_weights;   // bf16
+  std::vector<std::vector<float>> weights;          // f32 copies for the peer and for f32 itself
+  std::vector<std::vector<uint16_t>> half_weights;  // bf16
   std::vector<PackedMatrix> packed;
   std::shared_ptr<const QuantizedTensor> quantized;
   std::shared_ptr<Storage> workspace;
@@ -81,16 +82,31 @@ struct Problem {
   }
 
   void dense(const void* weight, DType dtype) {
-    cpu::matmul(cpu::best_isa(),
-                {.x = x.data(), .weight = weight, .weight_dtype = dtype, .bias = nullptr, .out = out.data(), .m = e.m,
-                 .n = e.n, .k = e.k, .x_stride = e.k, .out_stride = e.n, .accumulate = false,
-                 .workspace = workspace->mutable_data()});
+    cpu::matmul(cpu::best_isa(), {.x = x.data(),
+                                  .weight = weight,
+                                  .weight_dtype = dtype,
+                                  .bias = nullptr,
+                                  .out = out.data(),
+                                  .m = e.m,
+                                  .n = e.n,
+                                  .k = e.k,
+                                  .x_stride = e.k,
+                                  .out_stride = e.n,
+                                  .accumulate = false,
+                                  .workspace = workspace->mutable_data()});
   }
   void codes(const PackedMatrix& weight) {
-    cpu::packed_matmul(cpu::best_isa(),
-                       {.x = x.data(), .weight = &weight, .bias = nullptr, .out = out.data(), .m = e.m, .n = e.n,
-                        .k = e.k, .x_stride = e.k, .out_stride = e.n, .accumulate = false,
-                        .workspace = workspace->mutable_data()});
+    cpu::packed_matmul(cpu::best_isa(), {.x = x.data(),
+                                         .weight = &weight,
+                                         .bias = nullptr,
+                                         .out = out.data(),
+                                         .m = e.m,
+                                         .n = e.n,
+                                         .k = e.k,
+                                         .x_stride = e.k,
+                                         .out_stride = e.n,
+                                         .accumulate = false,
+                                         .workspace = workspace->mutable_data()});
   }
 };
 
@@ -132,8 +148,9 @@ Case dense_case(DType dtype, Extents e) {
       return row;
     });
   };
-  c.peer = {"openblas-f32", [p] {
-              openblas_product(p->e, p->x.data(), p->weights[p->peer_turn++ % p->weights.size()].data(), p->out.data());
+  c.peer = {.name = "openblas-f32", .run = [p] {
+              openblas_product(p->e, p->x.data(), p->weights[p->peer_turn++ % p->weights.size()].data(),
+                               p->out.data());
             }};
   return with_limit(std::move(c), *p);
 }
@@ -147,7 +164,8 @@ std::shared_ptr<const QuantizedTensor> random_quantized(const QuantScheme& schem
   });
   for (int64_t i = 0; i < weight->scales.numel(); ++i) {
     weight->scales.mutable_data<uint16_t>()[i] = float_to_f16(0.01f + 0.01f * random.uniform(uint64_t(i), 1));
-    if (weight->zero_points.defined()) weight->zero_points.mutable_data<uint8_t>()[i] = uint8_t(i % scheme.code_count());
+    if (weight->zero_points.defined())
+      weight->zero_points.mutable_data<uint8_t>()[i] = uint8_t(i % scheme.code_count());
   }
   return weight;
 }
@@ -158,7 +176,8 @@ Case codes_case(const std::string& text, Extents e) {
   p->quantized = random_quantized(scheme, e.n, e.k);
   const double bytes = double(scheme.stored_bytes(e.n, e.k));
   const int64_t copies = e.m <= 4 ? copies_beyond_cache(bytes) : 1;
-  for (int64_t i = 0; i < copies; ++i) p->packed.push_back(cpu::prepack(cpu::best_isa(), p->quantized).value());
+  for (int64_t i = 0; i < copies; ++i)
+    p->packed.push_back(cpu::prepack(cpu::best_isa(), p->quantized).value());
   p->weights.push_back(random_floats(e.m <= 4 ? 1 : e.n * e.k, 2));
   Case c{.kernel = cpu::matmul_kernel_name(cpu::best_isa(), p->packed[0], e.m), .bytes = bytes};
   c.run = [p] { p->codes(p->packed[p->turn++ % p->packed.size()]); };
@@ -171,7 +190,8 @@ Case codes_case(const std::string& text, Extents e) {
     });
   };
   if (e.m > 4) {
-    c.peer = {"openblas-f32", [p] { openblas_product(p->e, p->x.data(), p->weights[0].data(), p->out.data()); }};
+    c.peer = {.name = "openblas-f32",
+              .run = [p] { openblas_product(p->e, p->x.data(), p->weights[0].data(), p->out.data()); }};
   }
   return with_limit(std::move(c), *p);
 }
@@ -184,24 +204,36 @@ Case pack_case(const std::string& text, Extents e) {
   c.run = [weight] { (void)cpu::prepack(cpu::best_isa(), weight).value(); };
   c.verify = [weight] {
     const QuantizedTensor back = cpu::unpack(cpu::prepack(cpu::best_isa(), weight).value()).value();
-    return std::equal(back.codes.raw(), back.codes.raw() + back.codes.size_bytes(), weight->codes.raw()) ? 0.0 : 2.0;
+    return std::equal(back.codes.raw(), back.codes.raw() + back.codes.size_bytes(), weight->codes.raw())
+               ? 0.0
+               : 2.0;
   };
   return c;
 }
 
-std::vector<NamedCase> all_cases() {
+}  // namespace
+
+std::vector<NamedCase> matmul_cases() {
   std::vector<NamedCase> cases;
   const std::vector<Extents> decode = {{1, 576, 576},   {1, 1536, 576},  {1, 576, 1536},
                                        {1, 49152, 576}, {1, 4096, 4096}, {1, 11008, 4096}};
-  const std::vector<Extents> prompt = {{512, 1536, 576}, {512, 576, 1536}, {512, 49152, 576}, {2048, 2048, 2048}};
+  const std::vector<Extents> prompt = {
+      {512, 1536, 576}, {512, 576, 1536}, {512, 49152, 576}, {2048, 2048, 2048}};
   const auto name = [](std::string_view family, std::string_view form, const Extents& e) {
     return fmt::format("{}/{}/{}x{}/m{}", family, form, e.n, e.k, e.m);
   };
+  const auto is_headline = [](std::string_view form, const Extents& e) {
+    const bool is_form = form == "int8-ch" || form == "int4-g64" || form == "int4-g128";
+    return is_form && (e.n == 4096 || e.n == 1536 || e.n == 49152);
+  };
   for (const char* form : {"int8-ch", "int4-g64", "int4-g128", "int4-g64-asym", "nf4-g64", "int3-g128"}) {
     for (const Extents& e : decode) {
-      cases.push_back({name("cpu_gemv", form, e), [form, e] { return codes_case(form, e); }});
+      cases.push_back(
+          {name("cpu_gemv", form, e), [form, e] { return codes_case(form, e); }, is_headline(form, e)});
     }
-    cases.push_back({name("cpu_gemv", form, {4, 4096, 4096}), [form] { return codes_case(form, {4, 4096, 4096}); }});
+    cases.push_back({name("cpu_gemv", form, {4, 4096, 4096}), [form] {
+                       return codes_case(form, {4, 4096, 4096});
+                     }});
   }
   for (const auto& [form, dtype] : {std::pair{"bf16", DType::bf16}, std::pair{"f32", DType::f32}}) {
     for (const Extents& e : decode) {
@@ -223,16 +255,11 @@ std::vector<NamedCase> all_cases() {
       const Extents e{m, 4096, 4096};
       cases.push_back({name("cpu_gemm", form, e), [form, e] { return codes_case(form, e); }});
     }
-    cases.push_back({name("cpu_pack", form, {1, 4096, 4096}), [form] { return pack_case(form, {1, 4096, 4096}); }});
+    cases.push_back({name("cpu_pack", form, {1, 4096, 4096}), [form] {
+                       return pack_case(form, {1, 4096, 4096});
+                     }});
   }
   return cases;
 }
 
-}  // namespace
 }  // namespace pare::bench
-
-int main(int argc, char** argv) {
-  using pare::bench::Probe;
-  return pare::bench::run_benchmarks(argc, argv, pare::bench::all_cases(),
-                                     {Probe::cpu_read, Probe::cpu_copy, Probe::cpu_fma_f32});
-}

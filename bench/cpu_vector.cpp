@@ -6,7 +6,7 @@
 #include <cmath>
 #include <vector>
 
-#include "bench/harness.h"
+#include "bench/cases.h"
 #include "engine/backends/cpu/cpu_backend.h"
 #include "engine/core/parallel.h"
 #include "engine/core/random.h"
@@ -259,7 +259,9 @@ Case gated_case(int64_t rows, int64_t columns) {
   return c;
 }
 
-std::vector<NamedCase> all_cases() {
+}  // namespace
+
+std::vector<NamedCase> vector_cases() {
   std::vector<NamedCase> cases;
   const struct {
     const char* name;
@@ -285,11 +287,4 @@ std::vector<NamedCase> all_cases() {
   return cases;
 }
 
-}  // namespace
 }  // namespace pare::bench
-
-int main(int argc, char** argv) {
-  using pare::bench::Probe;
-  return pare::bench::run_benchmarks(argc, argv, pare::bench::all_cases(),
-                                     {Probe::cpu_read, Probe::cpu_copy, Probe::cpu_fma_f32});
-}

@@ -1,31 +1,46 @@
 // bench/harness.h: verifies, warms up, interleaves and reports benchmark cases.
 //
-// A case says what it computes, what it must move and who the peer is. Every sample is one round of probe, case and
-// peer, so all three see the same machine; the ratios of a round are what counts. With one thread the clock is the CPU
-// time of the thread (others may use the machine), with more it is the wall clock.
+// A case says what it computes, what it must move and who the peer is. Every sample is one round: the limit,
+// our code, the peer, the limit again, so all see the same machine; the ratios of a round are what counts.
 #pragma once
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "bench/probes.h"
+#include "engine/core/json.h"
 
 namespace pare::bench {
 
 struct Peer {
-  std::string name;
-  std::function<void()> run{};  // empty: no peer
+  std::string name{};
+  std::string version{};
+  std::function<void()> run{};                 // empty, like the next: no peer
+  std::function<double(int threads)> timed{};  // where the peer has to look at the clock itself
+};
+
+// A limit of the case's own instead of a probe.
+struct Limit {
+  std::string name;  // "file.read"
+  double work;       // bytes of one call
+  std::function<void()> run;
 };
 
 struct Case {
-  std::string kernel;           // what runs, "avx512 tile_gemv cpu-w4-rows16"
-  double bytes = 0.0;           // that must move in one call
-  double operations = 0.0;      // that must be done in one call
+  std::string kernel;       // what runs, "avx512 tile_gemv cpu-w4-rows16"
+  double bytes = 0.0;       // that must move in one call
+  double operations = 0.0;  // that must be done in one call
+  double tokens = 0.0;      // of one call; the result is shown as tokens/s where there are any
+  bool shows_time = false;  // the result is shown in milliseconds
+  Json params = Json::object();
   Probe limit = Probe::cpu_read;
+  std::optional<Limit> own_limit{};
   std::function<double()> verify{};  // error as a share of its bound; above 1 the case is aborted
   std::function<void()> run{};       // one call; walks through its copies of the data by itself
+  std::function<void()> reset{};     // after each call, not timed
   Peer peer{};
 };
 
@@ -33,13 +48,22 @@ struct Case {
 struct NamedCase {
   std::string name;  // "cpu_gemv/int4-g64/576x576/m1"
   std::function<Case()> make;
+  bool headline = false;  // runs without --filter and --all
 };
 
 // How many copies of `bytes` do not fit the last-level cache three times over.
 int64_t copies_beyond_cache(double bytes);
 
-// Options --filter TEXT, --threads 1,2, --samples N, --json FILE, --force, --list; runs what is asked for.
-// Returns the exit code.
-int run_benchmarks(int argc, char** argv, const std::vector<NamedCase>& cases, const std::vector<Probe>& probes);
+struct RunOptions {
+  std::vector<std::string> filters{};  // only cases whose name contains one of these
+  std::vector<int> threads{1, 2};
+  int samples = 15;
+  bool all = false, list = false;
+  std::string json{};             // records are appended to this file
+  std::string commit{}, dirty{};  // of the sources, where they are known; dirty: "yes" or "no"
+};
+
+// Runs what is asked for, prints a line per case as it is done and a table at the end. Returns the exit code.
+int run_benchmarks(const RunOptions& options, const std::vector<NamedCase>& cases);
 
 }  // namespace pare::bench

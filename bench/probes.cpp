@@ -1,12 +1,13 @@
 #include "bench/probes.h"
 
 #include <immintrin.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <cstring>
-#include <vector>
 
 #include "engine/backends/cpu/isa.h"
+#include "engine/core/assert.h"
 #include "engine/core/parallel.h"
 
 namespace pare::bench {
@@ -16,7 +17,9 @@ constexpr int64_t kFmaSteps = 200'000;
 constexpr int kChains = 12;
 
 // What a compiler must believe to be used.
-void keep(float value) { asm volatile("" : : "x"(value)); }
+void keep(float value) {
+  asm volatile("" : : "x"(value));
+}
 
 __attribute__((target("avx512f"))) void read_avx512(const std::byte* data, int64_t bytes) {
   __m512i part[4] = {};
@@ -31,7 +34,8 @@ __attribute__((target("avx2"))) void read_avx2(const std::byte* data, int64_t by
   __m256i part[4] = {};
   for (int64_t i = 0; i + 128 <= bytes; i += 128) {
     for (int j = 0; j < 4; ++j) {
-      part[j] = _mm256_or_si256(part[j], _mm256_loadu_si256(reinterpret_cast<const __m256i*>(data + i + 32 * j)));
+      part[j] =
+          _mm256_or_si256(part[j], _mm256_loadu_si256(reinterpret_cast<const __m256i*>(data + i + 32 * j)));
     }
   }
   const __m256i all = _mm256_or_si256(_mm256_or_si256(part[0], part[1]), _mm256_or_si256(part[2], part[3]));
@@ -88,27 +92,36 @@ void fma_generic() {
 
 int lanes() {
   switch (cpu::best_isa()) {
-    case cpu::Isa::avx512: return 16;
-    case cpu::Isa::avx2: return 8;
-    case cpu::Isa::generic: break;
+    case cpu::Isa::avx512:
+      return 16;
+    case cpu::Isa::avx2:
+      return 8;
+    case cpu::Isa::generic:
+      break;
   }
   return 4;
 }
 
 void read_stream(const std::byte* data, int64_t bytes) {
   switch (cpu::best_isa()) {
-    case cpu::Isa::avx512: return read_avx512(data, bytes);
-    case cpu::Isa::avx2: return read_avx2(data, bytes);
-    case cpu::Isa::generic: break;
+    case cpu::Isa::avx512:
+      return read_avx512(data, bytes);
+    case cpu::Isa::avx2:
+      return read_avx2(data, bytes);
+    case cpu::Isa::generic:
+      break;
   }
   read_generic(data, bytes);
 }
 
 void multiply_add() {
   switch (cpu::best_isa()) {
-    case cpu::Isa::avx512: return fma_avx512();
-    case cpu::Isa::avx2: return fma_avx2();
-    case cpu::Isa::generic: break;
+    case cpu::Isa::avx512:
+      return fma_avx512();
+    case cpu::Isa::avx2:
+      return fma_avx2();
+    case cpu::Isa::generic:
+      break;
   }
   fma_generic();
 }
@@ -117,9 +130,12 @@ void multiply_add() {
 
 std::string_view probe_name(Probe probe, int threads) {
   switch (probe) {
-    case Probe::cpu_read: return threads == 1 ? "cpu.read1" : "cpu.read2";
-    case Probe::cpu_copy: return "cpu.copy";
-    case Probe::cpu_fma_f32: break;
+    case Probe::cpu_read:
+      return threads == 1 ? "cpu.read1" : "cpu.read2";
+    case Probe::cpu_copy:
+      return "cpu.copy";
+    case Probe::cpu_fma_f32:
+      break;
   }
   return "cpu.fma_f32";
 }
@@ -129,34 +145,54 @@ int64_t last_level_cache_bytes() {
   return level3 > 0 ? int64_t(level3) : int64_t{32} << 20;
 }
 
+// Memory in huge pages where the system gives them, as the weights of a model are: the limit must not be
+// lower than what it limits. Touched once.
 struct Probes::Buffers {
-  std::vector<std::byte> read, write;
+  struct Unmap {
+    size_t bytes;
+    void operator()(std::byte* data) const { ::munmap(data, bytes); }
+  };
+  using Buffer = std::unique_ptr<std::byte, Unmap>;
+
+  static Buffer make(size_t bytes) {
+    void* data = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    PARE_ASSERT(data != MAP_FAILED, "[bench] no memory for a probe of {} bytes", bytes);
+    (void)::madvise(data, bytes, MADV_HUGEPAGE);
+    std::memset(data, 1, bytes);
+    return Buffer(static_cast<std::byte*>(data), Unmap{bytes});
+  }
+
+  size_t bytes = size_t(8 * last_level_cache_bytes());
+  Buffer read = make(bytes);
+  Buffer write{nullptr, Unmap{0}};  // made by the first copy
 };
 
-Probes::Probes() : buffers_(std::make_unique<Buffers>()) {
-  buffers_->read.assign(size_t(8 * last_level_cache_bytes()), std::byte{1});
-}
+Probes::Probes() : buffers_(std::make_unique<Buffers>()) {}
 Probes::~Probes() = default;
 
 double Probes::work(Probe probe) const {
-  const double bytes = double(buffers_->read.size());
+  const double bytes = double(buffers_->bytes);
   switch (probe) {
-    case Probe::cpu_read: return bytes;
-    case Probe::cpu_copy: return 2.0 * bytes;
-    case Probe::cpu_fma_f32: break;
+    case Probe::cpu_read:
+      return bytes;
+    case Probe::cpu_copy:
+      return 2.0 * bytes;
+    case Probe::cpu_fma_f32:
+      break;
   }
   return 2.0 * double(kFmaSteps) * kChains * lanes() * thread_count();
 }
 
 void Probes::run(Probe probe) {
-  const auto bytes = int64_t(buffers_->read.size());
+  const auto bytes = int64_t(buffers_->bytes);
   constexpr int64_t kPiece = 1 << 20;
-  const std::byte* from = buffers_->read.data();
+  const std::byte* from = buffers_->read.get();
   if (probe == Probe::cpu_read) {
-    parallel_ranges(bytes, kPiece, [&](int64_t begin, int64_t end) { read_stream(from + begin, end - begin); });
+    parallel_ranges(bytes, kPiece,
+                    [&](int64_t begin, int64_t end) { read_stream(from + begin, end - begin); });
   } else if (probe == Probe::cpu_copy) {
-    if (buffers_->write.empty()) buffers_->write.resize(buffers_->read.size());
-    std::byte* to = buffers_->write.data();
+    if (buffers_->write == nullptr) buffers_->write = Buffers::make(buffers_->bytes);
+    std::byte* to = buffers_->write.get();
     parallel_ranges(bytes, kPiece, [&](int64_t begin, int64_t end) {
       std::memcpy(to + begin, from + begin, size_t(end - begin));
     });

@@ -12,7 +12,8 @@ namespace pare::bench {
 enum class Probe : uint8_t {
   cpu_read,     // bytes/s: streaming read of a buffer of 8 last-level caches, all threads of the run
   cpu_copy,     // bytes/s: memcpy between two such buffers (bytes read plus bytes written)
-  cpu_fma_f32,  // operations/s: 12 independent multiply-add chains of the widest vector, all threads of the run
+  cpu_fma_f32,  // operations/s: 12 independent multiply-add chains of the widest vector, all threads of the
+                // run
 };
 
 std::string_view probe_name(Probe probe, int threads);  // "cpu.read1", "cpu.read2", "cpu.copy", "cpu.fma_f32"

@@ -5,10 +5,16 @@ One call is a forward pass over a batch of disjoint windows and the mean loss of
 one result record per thread count to a .jsonl file, and prints tokens per second to standard error.
 
     torch_dense.py MODEL --data FILE --context 512 --batch 4 --threads 1,2 --out results.jsonl
+
+With --serve it answers requests on standard input instead, a JSON object a line: token ids, their context and a
+thread count in, the seconds of one call and its loss out. So another program can time it in turns with its own code.
+
+    torch_dense.py MODEL --serve
 """
 
 import argparse
 import itertools
+import json
 import os
 import pathlib
 import statistics
@@ -86,10 +92,25 @@ def measure(model, windows, threads, samples, dtype):
     return seconds, busy, statistics.median(rates + gemm_rates(dtype))
 
 
+def serve(model, short):
+    print(json.dumps({"name": f"torch-{short}", "version": torch.__version__}), flush=True)
+    for line in sys.stdin:
+        request = json.loads(line)
+        ids = torch.tensor(request["ids"]).reshape(-1, request["context"])
+        torch.set_num_threads(request["threads"])
+        busy = time.process_time()
+        began = time.perf_counter()
+        loss = loss_of(model, ids).item()
+        seconds = time.perf_counter() - began
+        print(json.dumps({"seconds": seconds, "processor_seconds": time.process_time() - busy, "loss": loss}),
+              flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=pathlib.Path, help="model directory")
-    parser.add_argument("--data", type=pathlib.Path, required=True, help="UTF-8 text")
+    parser.add_argument("--data", type=pathlib.Path, help="UTF-8 text")
+    parser.add_argument("--serve", action="store_true", help="answer requests on standard input")
     parser.add_argument("--context", type=int, default=512, help="tokens in a window (512)")
     parser.add_argument("--batch", type=int, default=4, help="windows in a call (4)")
     parser.add_argument("--threads", default="1,2", help="thread counts, one record each (1,2)")
@@ -98,10 +119,15 @@ def main():
     parser.add_argument("--name", help="name of the model in the case (its directory's name)")
     parser.add_argument("--out", type=pathlib.Path, help=".jsonl to append to (standard output)")
     args = parser.parse_args()
+    if args.serve == bool(args.data):
+        parser.error("give --data FILE or --serve")
 
     hf_evaluate.quiet()
     machine = result_record.machine()
     dtype, short = DTYPES[args.dtype]
+    if args.serve:
+        serve(hf_evaluate.load_model(args.model, dtype), short)
+        return
     windows = batches_of(args.model, args.data, args.context, args.batch)
     model = hf_evaluate.load_model(args.model, dtype)
     error = abs(loss_of(model, windows[0]).item() - loss_in_double(args.model, windows[0]))
