@@ -69,8 +69,9 @@ Case decode_case(const ModelInputs& inputs, const std::string& path) {
 
 // Weights that stay in the last-level cache have nothing to stream; their name says so.
 std::string temperature(const std::string& path) {
+  const auto source = open_source(path);
   double bytes = 0.0;
-  for (const StoredTensor& tensor : open_source(path)->tensors()) bytes += double(tensor.bytes);
+  for (const StoredTensor& tensor : source->tensors()) bytes += double(tensor.bytes);
   return bytes < 2.0 * double(last_level_cache_bytes()) ? "/hot" : "";
 }
 

@@ -40,7 +40,10 @@ std::string weights_name(const WeightSource& source) {
     return t.name.find("embed") == std::string::npos ? t.bytes : 0;
   });
   if (largest == tensors.end()) return "empty";
-  return largest->scheme ? largest->scheme->text() : std::string(dtype_name(largest->dtype));
+  if (largest->scheme) return largest->scheme->text();
+  std::string name(dtype_name(largest->dtype));
+  for (char& c : name) c = c >= 'A' && c <= 'Z' ? char(c - 'A' + 'a') : c;
+  return name;
 }
 
 std::shared_ptr<const WeightSource> open_source(const std::string& model, bool verify_checksums) {
