@@ -125,17 +125,15 @@ int64_t copies_beyond_cache(double bytes) {
 }
 
 int run_benchmarks(const RunOptions& options, const std::vector<NamedCase>& cases) {
+  if (options.list) {
+    for (const NamedCase& named : cases)
+      if (options.filters.empty() || is_wanted(options, named)) say(named.name + "\n");
+    return 0;
+  }
   bool good = true;
   Runner runner(options);
-  for (const NamedCase& named : cases) {
-    if (!is_wanted(options, named)) continue;
-    if (options.list) {
-      say(named.name + "\n");
-    } else {
-      good = runner.run(named) && good;
-    }
-  }
-  if (options.list) return 0;
+  for (const NamedCase& named : cases)
+    if (is_wanted(options, named)) good = runner.run(named) && good;
   say("\n" + table_text(runner.rows()));
   if (!options.json.empty()) {
     if (const Status saved = append(options.json, runner.lines()); !saved) {

@@ -1,9 +1,11 @@
 #include "bench/probes.h"
 
+#include <fcntl.h>
 #include <immintrin.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <charconv>
 #include <cstring>
 
 #include "engine/backends/cpu/isa.h"
@@ -140,9 +142,27 @@ std::string_view probe_name(Probe probe, int threads) {
   return "cpu.fma_f32";
 }
 
+std::string kernel_text(const char* path) {
+  std::string text;
+  const int file = ::open(path, O_RDONLY | O_CLOEXEC);
+  if (file < 0) return text;
+  char part[4096];
+  for (ssize_t count; (count = ::read(file, part, sizeof part)) > 0;) text.append(part, size_t(count));
+  ::close(file);
+  return text;
+}
+
+// What the kernel tells of the caches; the C library may give the sum over all parts of a large processor, of
+// which a virtual machine has one.
 int64_t last_level_cache_bytes() {
-  const long level3 = ::sysconf(_SC_LEVEL3_CACHE_SIZE);
-  return level3 > 0 ? int64_t(level3) : int64_t{32} << 20;
+  static const int64_t bytes = [] {
+    const std::string text = kernel_text("/sys/devices/system/cpu/cpu0/cache/index3/size");  // "32768K"
+    int64_t kib = 0;
+    if (std::from_chars(text.data(), text.data() + text.size(), kib).ec == std::errc() && kib > 0)
+      return kib << 10;
+    return int64_t{32} << 20;
+  }();
+  return bytes;
 }
 
 // Memory in huge pages where the system gives them, as the weights of a model are: the limit must not be

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <string_view>
 
 namespace pare::bench {
@@ -18,6 +19,8 @@ enum class Probe : uint8_t {
 
 std::string_view probe_name(Probe probe, int threads);  // "cpu.read1", "cpu.read2", "cpu.copy", "cpu.fma_f32"
 int64_t last_level_cache_bytes();
+// A file of /proc or /sys, whose size is not known before it is read; empty when it cannot be.
+std::string kernel_text(const char* path);
 
 // Buffers of the probes, touched once.
 class Probes {

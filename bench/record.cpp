@@ -8,7 +8,6 @@
 #include <cstdlib>
 
 #include "engine/backends/cpu/isa.h"
-#include "engine/core/file.h"
 #include "engine/core/version.h"
 
 namespace pare::bench {
@@ -26,12 +25,11 @@ std::string utc_date() {
 }
 
 std::string cpu_name() {
-  const auto text = read_text_file("/proc/cpuinfo", 64 << 20);
-  if (!text) return {};
-  const size_t line = text->find("model name");
-  const size_t begin = line == std::string::npos ? line : text->find(": ", line);
+  const std::string text = kernel_text("/proc/cpuinfo");
+  const size_t line = text.find("model name");
+  const size_t begin = line == std::string::npos ? line : text.find(": ", line);
   if (begin == std::string::npos) return {};
-  return text->substr(begin + 2, text->find('\n', begin) - begin - 2);
+  return text.substr(begin + 2, text.find('\n', begin) - begin - 2);
 }
 
 Json machine_json(double load_before) {
