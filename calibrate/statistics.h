@@ -1,0 +1,96 @@
+// calibrate/statistics.h: what was seen at the inputs of linears while a data set went through a model.
+//
+// A `SiteStatistics` belongs to one site of one block; linears that share an input share it. Sums are over
+// tokens and are not divided, so that parts made from different windows add up.
+#pragma once
+
+#include <cstdint>
+#include <initializer_list>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "engine/core/result.h"
+#include "engine/models/architecture.h"
+#include "engine/tensor/tensor.h"
+
+namespace pare {
+
+// One statistic that an observer can collect.
+enum class Statistic : uint8_t {
+  second_moment,  // sum of x x^T: [channels, channels]
+  absmean,        // per channel
+  absmax,         // per channel
+  square,         // per channel, sum of x^2 (the diagonal of the second moment)
+  range,          // smallest and largest value of the site, and their moving average over samples
+  histogram,      // of |x|, negative and positive values apart; needs two passes
+};
+std::string_view statistic_name(Statistic statistic);
+Result<Statistic> parse_statistic(std::string_view name);  // exit 2 with the list
+
+// Set of statistics.
+class StatisticSet {
+ public:
+  constexpr StatisticSet() = default;
+  constexpr StatisticSet(std::initializer_list<Statistic> list) {
+    for (const Statistic statistic : list) add(statistic);
+  }
+  constexpr void add(Statistic statistic) { bits_ |= 1u << unsigned(statistic); }
+  constexpr bool has(Statistic statistic) const { return (bits_ >> unsigned(statistic) & 1u) != 0; }
+  constexpr bool empty() const { return bits_ == 0; }
+  constexpr StatisticSet operator|(StatisticSet other) const {
+    StatisticSet both;
+    both.bits_ = bits_ | other.bits_;
+    return both;
+  }
+
+ private:
+  uint32_t bits_ = 0;
+};
+
+// Counts of |x| in equal bins over [0, limit]; bin = min(bins - 1, floor(|x| * bins / limit)).
+struct Histogram {
+  static constexpr int kBins = 2048;
+  double limit = 0.0;              // largest |x| of the first pass; 0: all values were zero
+  std::vector<uint64_t> positive;  // x >= 0
+  std::vector<uint64_t> negative;  // x < 0
+};
+
+struct SiteStatistics {
+  int64_t channels = 0;
+  int64_t tokens = 0;
+  Tensor second_moment;         // f32 [channels, channels], exactly symmetric; undefined when not collected
+  std::vector<double> abs_sum;  // [channels]; empty when not collected, as below
+  std::vector<float> abs_max;   // [channels]
+  std::vector<double> square_sum;  // [channels]
+  float low = 0.0f, high = 0.0f;   // smallest and largest value (range)
+  float moving_low = 0.0f, moving_high = 0.0f;
+  bool has_range = false;
+  std::optional<Histogram> histogram;
+};
+
+// Which model and which tokens statistics were made from; statistics of another one are refused (IM05).
+struct StatisticsOrigin {
+  std::string model_hash;  // XXH3-128 over the model's inputs as the manifest lists them
+  std::string token_hash;  // SHA-256 of the token stream
+  std::string text_hash;   // SHA-256 of the documents
+  uint64_t seed = 0;
+  int64_t samples = 0;  // windows that went through the model
+  int64_t context = 0;  // tokens per window
+  bool operator==(const StatisticsOrigin&) const = default;
+};
+
+struct Statistics {
+  StatisticsOrigin origin;
+  std::map<std::pair<int, Site>, SiteStatistics> sites;  // (block, site), in execution order
+
+  const SiteStatistics* find(int block, Site site) const {
+    const auto entry = sites.find({block, site});
+    return entry == sites.end() ? nullptr : &entry->second;
+  }
+};
+
+}  // namespace pare
