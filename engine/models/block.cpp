@@ -92,6 +92,79 @@ void Block::forward(const Batch& batch, const RotaryTable* rotary, BlockCache* c
   mlp_.forward(normed, hidden, workspace);
 }
 
+void Block::produce(Site site, const Batch& batch, const RotaryTable* rotary, const Tensor& from, Tensor& x,
+                    Workspace& workspace) const {
+  switch (site) {
+    case Site::attention_in:
+      return input_norm_.forward(from, x);
+    case Site::attention_out:
+      return attention_.mix(from, batch, rotary, nullptr, x, workspace);
+    case Site::mlp_in:
+      return post_attention_norm_.forward(from, x);
+    case Site::mlp_out:
+      return mlp_.activate(from, x, workspace);
+    default:
+      PARE_ASSERT(false, "[block] no input at {}", site_name(site));
+  }
+}
+
+void Block::consume(Site site, const Tensor& x, Tensor& hidden, Workspace& workspace) const {
+  PARE_ASSERT(site == Site::attention_out || site == Site::mlp_out, "[block] {} feeds no residual",
+              site_name(site));
+  const Weight& linear = site == Site::attention_out ? attention_.output : mlp_.down;
+  linear.multiply(x, /*accumulate=*/true, hidden, workspace);
+}
+
+int64_t Block::site_channels(Site site) const {
+  switch (site) {
+    case Site::attention_out:
+      return attention_.shape.heads * attention_.shape.head_dim;
+    case Site::mlp_out:
+      return mlp_.intermediate_size;
+    default:
+      return hidden_size_;
+  }
+}
+
+Status Block::reload(const WeightSource& source, const ModelDescription& description, int index, Role role,
+                     Device device) {
+  const Loader loader(source, description, device);
+  const auto matrix = [&](Weight& weight) -> Status {
+    PARE_TRY(weight, loader.weight(role, index));
+    return {};
+  };
+  switch (role) {
+    case Role::query:
+      return matrix(attention_.query);
+    case Role::key:
+      return matrix(attention_.key);
+    case Role::value:
+      return matrix(attention_.value);
+    case Role::qkv:
+      return matrix(attention_.qkv);
+    case Role::attention_output:
+      return matrix(attention_.output);
+    case Role::gate:
+      return matrix(mlp_.gate);
+    case Role::up:
+      return matrix(mlp_.up);
+    case Role::down:
+      return matrix(mlp_.down);
+    case Role::input_norm: {
+      PARE_TRY(input_norm_, loader.norm(Role::input_norm, Role::input_norm_bias, index));
+      return {};
+    }
+    case Role::post_attention_norm: {
+      PARE_TRY(post_attention_norm_,
+               loader.norm(Role::post_attention_norm, Role::post_attention_norm_bias, index));
+      return {};
+    }
+    default:
+      PARE_ASSERT(false, "[block] role {} is not reloaded", int(role));
+  }
+  return {};
+}
+
 size_t Block::workspace_bytes(const Batch& batch) const {
   return Workspace::bytes_for(DType::f32, {batch.tokens(), hidden_size_}) +
          std::max(attention_.workspace_bytes(batch, has_rotary_), mlp_.workspace_bytes(batch.tokens()));

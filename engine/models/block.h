@@ -23,6 +23,20 @@ class Block {
   void forward(const Batch& batch, const RotaryTable* rotary, BlockCache* cache, Tensor& hidden,
                Workspace& workspace) const;
   size_t workspace_bytes(const Batch& batch) const;
+
+  // forward() in four stages, for callers that look at the inputs of linears or replace linears in between.
+  // In order, with `hidden` the block's input f32 [tokens, hidden] and x f32 [tokens, site_channels(site)]:
+  //   produce(attention_in, hidden, x0); produce(attention_out, x0, x1); consume(attention_out, x1, hidden);
+  //   produce(mlp_in, hidden, x2);       produce(mlp_out, x2, x3);       consume(mlp_out, x3, hidden);
+  // gives the same bytes as forward(). Workspace as for forward().
+  void produce(Site site, const Batch& batch, const RotaryTable* rotary, const Tensor& from, Tensor& x,
+               Workspace& workspace) const;
+  // hidden += linear(x), with the linear of attention_out or mlp_out.
+  void consume(Site site, const Tensor& x, Tensor& hidden, Workspace& workspace) const;
+  int64_t site_channels(Site site) const;
+  // Loads the part of this role again, after the source has changed. Biases and norms included.
+  Status reload(const WeightSource& source, const ModelDescription& description, int index, Role role,
+                Device device);
   uint64_t size_bytes() const;
 
  private:

@@ -198,6 +198,28 @@ Status Model::run_block(int index, const Batch& batch, Tensor& hidden, BlockCach
   return {};
 }
 
+Status Model::produce(int index, Site site, const Batch& batch, const Tensor& from, Tensor& x,
+                      Workspace& workspace) {
+  PARE_ASSERT(block_loaded(index), "[model] block {} is not loaded", index);
+  RotaryTable* rotary = positions_->table(config().blocks[size_t(index)].head_dim);
+  if (rotary != nullptr) PARE_CHECK(rotary->reserve(batch.tokens_per_sequence));
+  blocks_[size_t(index)]->produce(site, batch, rotary, from, x, workspace);
+  return {};
+}
+
+void Model::consume(int index, Site site, const Tensor& x, Tensor& hidden, Workspace& workspace) const {
+  blocks_[size_t(index)]->consume(site, x, hidden, workspace);
+}
+
+int64_t Model::site_channels(int index, Site site) const {
+  return blocks_[size_t(index)]->site_channels(site);
+}
+
+Status Model::reload(int index, Role role) {
+  PARE_ASSERT(block_loaded(index), "[model] block {} is not loaded", index);
+  return blocks_[size_t(index)]->reload(*source_, description_, index, role, device_);
+}
+
 Status Model::run_head(const Tensor& rows, Tensor& logits, Workspace& workspace) {
   PARE_ASSERT(final_norm_ != nullptr && head_weight().defined(), "[model] the head is not loaded");
   PARE_ASSERT(logits.size(0) == rows.size(0), "[model] {} rows, {} logits", rows.size(0), logits.size(0));

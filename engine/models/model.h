@@ -63,6 +63,14 @@ class Model {
   Status embed(const Tensor& ids, const Batch& batch, Tensor& hidden, Workspace& workspace);
   // In place: hidden -> output of block `index`. cache may be null (whole sequences from position 0).
   Status run_block(int index, const Batch& batch, Tensor& hidden, BlockCache* cache, Workspace& workspace);
+  // The stages of a block (block.h), for calibration: what the linears at `site` get, from the block's input
+  // (attention_in), its running hidden state (mlp_in), or the site before (attention_out, mlp_out).
+  Status produce(int index, Site site, const Batch& batch, const Tensor& from, Tensor& x,
+                 Workspace& workspace);
+  void consume(int index, Site site, const Tensor& x, Tensor& hidden, Workspace& workspace) const;
+  int64_t site_channels(int index, Site site) const;  // of a loaded block
+  // Loads one part of a loaded block again, after the source has changed.
+  Status reload(int index, Role role);
   // Final norm and head of `rows` (f32 [n, hidden], a slice of hidden) into logits f32 [n, vocabulary].
   Status run_head(const Tensor& rows, Tensor& logits, Workspace& workspace);
 

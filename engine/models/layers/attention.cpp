@@ -39,65 +39,68 @@ void fill_positions(const Batch& batch, Tensor& positions) {
 
 void Attention::forward(const Tensor& x, const Batch& batch, const RotaryTable* rotary, BlockCache* cache,
                         Tensor& out, Workspace& workspace) const {
+  const Workspace::Scope scope(workspace);
+  Tensor mixed = workspace.take(DType::f32, {batch.tokens(), shape.heads * shape.head_dim});
+  mix(x, batch, rotary, cache, mixed, workspace);
+  output.multiply(mixed, /*accumulate=*/true, out, workspace);
+}
+
+void Attention::mix(const Tensor& x, const Batch& batch, const RotaryTable* rotary, BlockCache* cache,
+                    Tensor& mixed, Workspace& workspace) const {
   const int64_t tokens = batch.tokens();
   const int64_t query_columns = shape.heads * shape.head_dim, kv_columns = shape.kv_heads * shape.head_dim;
   PARE_ASSERT(cache != nullptr || batch.first_position == 0, "[attention] positions from {} without a cache",
               batch.first_position);
   const Workspace::Scope scope(workspace);
-  Tensor mixed = workspace.take(DType::f32, {tokens, query_columns});
-  {
-    const Workspace::Scope inner_scope(workspace);
-    Tensor q, k, v;
-    if (is_fused()) {
-      Tensor fused = workspace.take(DType::f32, {tokens, query_columns + 2 * kv_columns});
-      qkv.multiply(x, /*accumulate=*/false, fused, workspace);
-      q = fused.columns(0, query_columns);
-      k = fused.columns(query_columns, query_columns + kv_columns);
-      v = fused.columns(query_columns + kv_columns, query_columns + 2 * kv_columns);
-    } else {
-      q = workspace.take(DType::f32, {tokens, query_columns});
-      k = workspace.take(DType::f32, {tokens, kv_columns});
-      v = workspace.take(DType::f32, {tokens, kv_columns});
-      query.multiply(x, /*accumulate=*/false, q, workspace);
-      key.multiply(x, /*accumulate=*/false, k, workspace);
-      value.multiply(x, /*accumulate=*/false, v, workspace);
-    }
-    if (query_norm.gain.defined()) {
-      Tensor query_heads = q.reshaped({tokens * shape.heads, shape.head_dim});
-      Tensor key_heads = k.reshaped({tokens * shape.kv_heads, shape.head_dim});
-      query_norm.forward(query_heads, query_heads);
-      key_norm.forward(key_heads, key_heads);
-    }
-    if (rotary != nullptr) {
-      const Workspace::Scope position_scope(workspace);
-      Tensor positions = workspace.take(DType::i32, {tokens});
-      fill_positions(batch, positions);
-      ops::rotary(q, positions, rotary->cosines(), rotary->sines(), shape.heads);
-      ops::rotary(k, positions, rotary->cosines(), rotary->sines(), shape.kv_heads);
-    }
-    const ops::AttentionShape extent{.sequences = batch.sequences,
-                                     .query_tokens = batch.tokens_per_sequence,
-                                     .key_tokens = batch.first_position + batch.tokens_per_sequence,
-                                     .query_offset = batch.first_position,
-                                     .heads = shape.heads,
-                                     .kv_heads = shape.kv_heads,
-                                     .head_dim = shape.head_dim,
-                                     .scale = scale,
-                                     .softcap = softcap,
-                                     .window = shape.sliding_window,
-                                     .causal = is_causal};
-    if (cache == nullptr) {
-      ops::attention(q, k, v, extent, mixed);
-    } else {
-      PARE_ASSERT(cache->keys.size(0) == batch.sequences && cache->keys.size(2) >= extent.key_tokens,
-                  "[attention] cache {} for {} sequences of {} positions", cache->keys.shape().text(),
-                  batch.sequences, extent.key_tokens);
-      append_to_cache(k, batch, cache->keys);
-      append_to_cache(v, batch, cache->values);
-      ops::attention_cached(q, cache->keys, cache->values, extent, mixed);
-    }
+  Tensor q, k, v;
+  if (is_fused()) {
+    Tensor fused = workspace.take(DType::f32, {tokens, query_columns + 2 * kv_columns});
+    qkv.multiply(x, /*accumulate=*/false, fused, workspace);
+    q = fused.columns(0, query_columns);
+    k = fused.columns(query_columns, query_columns + kv_columns);
+    v = fused.columns(query_columns + kv_columns, query_columns + 2 * kv_columns);
+  } else {
+    q = workspace.take(DType::f32, {tokens, query_columns});
+    k = workspace.take(DType::f32, {tokens, kv_columns});
+    v = workspace.take(DType::f32, {tokens, kv_columns});
+    query.multiply(x, /*accumulate=*/false, q, workspace);
+    key.multiply(x, /*accumulate=*/false, k, workspace);
+    value.multiply(x, /*accumulate=*/false, v, workspace);
   }
-  output.multiply(mixed, /*accumulate=*/true, out, workspace);
+  if (query_norm.gain.defined()) {
+    Tensor query_heads = q.reshaped({tokens * shape.heads, shape.head_dim});
+    Tensor key_heads = k.reshaped({tokens * shape.kv_heads, shape.head_dim});
+    query_norm.forward(query_heads, query_heads);
+    key_norm.forward(key_heads, key_heads);
+  }
+  if (rotary != nullptr) {
+    const Workspace::Scope position_scope(workspace);
+    Tensor positions = workspace.take(DType::i32, {tokens});
+    fill_positions(batch, positions);
+    ops::rotary(q, positions, rotary->cosines(), rotary->sines(), shape.heads);
+    ops::rotary(k, positions, rotary->cosines(), rotary->sines(), shape.kv_heads);
+  }
+  const ops::AttentionShape extent{.sequences = batch.sequences,
+                                   .query_tokens = batch.tokens_per_sequence,
+                                   .key_tokens = batch.first_position + batch.tokens_per_sequence,
+                                   .query_offset = batch.first_position,
+                                   .heads = shape.heads,
+                                   .kv_heads = shape.kv_heads,
+                                   .head_dim = shape.head_dim,
+                                   .scale = scale,
+                                   .softcap = softcap,
+                                   .window = shape.sliding_window,
+                                   .causal = is_causal};
+  if (cache == nullptr) {
+    ops::attention(q, k, v, extent, mixed);
+  } else {
+    PARE_ASSERT(cache->keys.size(0) == batch.sequences && cache->keys.size(2) >= extent.key_tokens,
+                "[attention] cache {} for {} sequences of {} positions", cache->keys.shape().text(),
+                batch.sequences, extent.key_tokens);
+    append_to_cache(k, batch, cache->keys);
+    append_to_cache(v, batch, cache->values);
+    ops::attention_cached(q, cache->keys, cache->values, extent, mixed);
+  }
 }
 
 size_t Attention::projection_bytes(int64_t tokens) const {

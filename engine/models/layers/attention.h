@@ -23,6 +23,9 @@ struct Attention {
   // 0). x must not alias out.
   void forward(const Tensor& x, const Batch& batch, const RotaryTable* rotary, BlockCache* cache, Tensor& out,
                Workspace& workspace) const;
+  // The input of the output projection: mixed [tokens, heads * head_dim] = softmax(q k^T) v.
+  void mix(const Tensor& x, const Batch& batch, const RotaryTable* rotary, BlockCache* cache, Tensor& mixed,
+           Workspace& workspace) const;
   size_t workspace_bytes(const Batch& batch, bool has_rotary) const;
   uint64_t size_bytes() const;
 

@@ -8,11 +8,15 @@ namespace pare {
 
 void Mlp::forward(const Tensor& x, Tensor& out, Workspace& workspace) const {
   const Workspace::Scope scope(workspace);
-  const Shape shape{x.size(0), intermediate_size};
-  Tensor inner = workspace.take(DType::f32, shape);
+  Tensor inner = workspace.take(DType::f32, {x.size(0), intermediate_size});
+  activate(x, inner, workspace);
+  down.multiply(inner, /*accumulate=*/true, out, workspace);
+}
+
+void Mlp::activate(const Tensor& x, Tensor& inner, Workspace& workspace) const {
   if (is_gated) {
-    const Workspace::Scope inner_scope(workspace);
-    Tensor gated = workspace.take(DType::f32, shape);
+    const Workspace::Scope scope(workspace);
+    Tensor gated = workspace.take(DType::f32, inner.shape());
     gate.multiply(x, /*accumulate=*/false, inner, workspace);
     up.multiply(x, /*accumulate=*/false, gated, workspace);
     ops::gated_activation(activation, inner, gated, inner);
@@ -20,7 +24,6 @@ void Mlp::forward(const Tensor& x, Tensor& out, Workspace& workspace) const {
     up.multiply(x, /*accumulate=*/false, inner, workspace);
     ops::activation(activation, inner, inner);
   }
-  down.multiply(inner, /*accumulate=*/true, out, workspace);
 }
 
 size_t Mlp::workspace_bytes(int64_t tokens) const {

@@ -15,6 +15,8 @@ struct Mlp {
 
   // out [tokens, hidden] += mlp(x); x must not alias out
   void forward(const Tensor& x, Tensor& out, Workspace& workspace) const;
+  // The input of down: inner [tokens, intermediate] = f(gate x) * up x, or f(up x).
+  void activate(const Tensor& x, Tensor& inner, Workspace& workspace) const;
   size_t workspace_bytes(int64_t tokens) const;
   uint64_t size_bytes() const { return gate.size_bytes() + up.size_bytes() + down.size_bytes(); }
 };
