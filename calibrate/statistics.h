@@ -62,12 +62,14 @@ struct Histogram {
 struct SiteStatistics {
   int64_t channels = 0;
   int64_t tokens = 0;
+  int64_t samples = 0;          // windows; what the moving averages are over
   Tensor second_moment;         // f32 [channels, channels], exactly symmetric; undefined when not collected
   std::vector<double> abs_sum;  // [channels]; empty when not collected, as below
   std::vector<float> abs_max;   // [channels]
   std::vector<double> square_sum;  // [channels]
   float low = 0.0f, high = 0.0f;   // smallest and largest value (range)
-  float moving_low = 0.0f, moving_high = 0.0f;
+  double moving_low = 0.0, moving_high = 0.0;  // over samples in their order
+  float first_low = 0.0f, first_high = 0.0f;   // of the first sample; with these, moving averages merge
   bool has_range = false;
   std::optional<Histogram> histogram;
 };
