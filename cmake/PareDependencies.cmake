@@ -23,13 +23,14 @@ find_library(UTF8PROC_LIBRARY utf8proc)
 pare_require(UTF8PROC_LIBRARY libutf8proc-dev)
 find_library(ZSTD_LIBRARY zstd)
 pare_require(ZSTD_LIBRARY libzstd-dev)
-# Only the peer of bench/: our own matrix products are faster at every level measured.
-if(PARE_BENCH)
-  find_library(OPENBLAS_LIBRARY openblas PATH_SUFFIXES openblas-serial)
-  find_path(OPENBLAS_INCLUDE_DIR cblas.h PATH_SUFFIXES openblas-serial x86_64-linux-gnu/openblas-serial)
-  pare_require(OPENBLAS_LIBRARY libopenblas-serial-dev)
-  pare_require(OPENBLAS_INCLUDE_DIR libopenblas-serial-dev)
-endif()
+# Factorizations in double (engine/tensor/cholesky.cpp), and the peer of bench/: our own matrix products are faster at
+# every level measured. The serial build, since threads are ours.
+find_library(OPENBLAS_LIBRARY openblas PATH_SUFFIXES openblas-serial)
+find_path(OPENBLAS_INCLUDE_DIR cblas.h PATH_SUFFIXES openblas-serial x86_64-linux-gnu/openblas-serial)
+pare_require(OPENBLAS_LIBRARY libopenblas-serial-dev)
+pare_require(OPENBLAS_INCLUDE_DIR libopenblas-serial-dev)
+find_path(EIGEN3_INCLUDE_DIR Eigen/Cholesky PATH_SUFFIXES eigen3)
+pare_require(EIGEN3_INCLUDE_DIR libeigen3-dev)
 
 set(PARE_WITH_CUDA OFF)
 if(NOT PARE_CUDA STREQUAL "OFF")

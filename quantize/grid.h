@@ -45,9 +45,10 @@ struct ClipSearch {
   int grid = 100;
 };
 
-// The grid with the smallest sum |dequantize(quantize(v)) - v|^power over shrunken ranges; the widest range
-// wins ties, so the error is never above that of fit_min_max.
-FittedGrid fit_clipped(const QuantScheme& scheme, std::span<const float> group, const ClipSearch& search);
+// The grid with the smallest sum u |dequantize(quantize(v)) - v|^power over shrunken ranges, u = importance
+// of each weight (empty: 1); the widest range wins ties, so the error is never above that of fit_min_max.
+FittedGrid fit_clipped(const QuantScheme& scheme, std::span<const float> group, const ClipSearch& search,
+                       std::span<const float> importance = {});
 
 // Codes of a group, one per byte, and the values they stand for (float, as QuantizedTensor::dequantize
 // computes them).

@@ -16,6 +16,8 @@ namespace pare {
 struct QuantizeOptions {
   bool clip_search = false;  // shrink ranges where that lowers the error
   ClipSearch clip{};
+  // Weight of each column in the search, [in], >= 0 (the mean square of the input channel); empty: all equal.
+  std::span<const float> importance = {};
   bool clamp_scales = false;  // scales outside their storage type are clamped and counted instead of exit 7
 };
 

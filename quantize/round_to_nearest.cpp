@@ -10,8 +10,8 @@
 
 #include "engine/core/parallel.h"
 #include "engine/core/text.h"
-#include "engine/tensor/float_formats.h"
 #include "engine/tensor/tensor_scan.h"
+#include "quantize/matrix_codes.h"
 
 namespace pare {
 namespace {
@@ -25,41 +25,6 @@ struct Tally {
   int64_t fault_row = -1, fault_group = -1;
   ScaleFault fault = ScaleFault::none;
 };
-
-void load_row(const Tensor& weight, int64_t row, float* out) {
-  const int64_t in = weight.size(1), offset = row * weight.row_stride();
-  switch (weight.dtype()) {
-    case DType::f32:
-      std::memcpy(out, weight.data<float>() + offset, size_t(in) * sizeof(float));
-      return;
-    case DType::bf16: {
-      const uint16_t* source = weight.data<uint16_t>() + offset;
-      for (int64_t i = 0; i < in; ++i) out[i] = bf16_to_float(source[i]);
-      return;
-    }
-    case DType::f16: {
-      const uint16_t* source = weight.data<uint16_t>() + offset;
-      for (int64_t i = 0; i < in; ++i) out[i] = f16_to_float(source[i]);
-      return;
-    }
-    default:
-      PARE_ASSERT(false, "[rtn] {} is not a weight type here", dtype_name(weight.dtype()));
-  }
-}
-
-void store_scale(Tensor& target, int64_t index, float value) {
-  switch (target.dtype()) {
-    case DType::f16:
-      target.mutable_data<uint16_t>()[index] = float_to_f16(value);
-      return;
-    case DType::bf16:
-      target.mutable_data<uint16_t>()[index] = float_to_bf16(value);
-      return;
-    default:
-      target.mutable_data<float>()[index] = value;
-      return;
-  }
-}
 
 class RowQuantizer {
  public:
@@ -92,30 +57,25 @@ class RowQuantizer {
     for (int64_t g = 0; g < groups; ++g) {
       const int64_t first = g * width, count = std::min(width, in - first);
       const std::span<const float> group(row.data() + first, size_t(count));
-      const FittedGrid fitted = tensor_grid_ != nullptr ? *tensor_grid_ : fit(group);
+      const FittedGrid fitted =
+          tensor_grid_ != nullptr ? *tensor_grid_ : fit(group, importance_of(first, count));
       note_fault(fitted, r, g, tally);
       encode(scheme_, fitted.grid, group, codes.data() + first);
       decode(scheme_, fitted.grid, std::span(codes.data() + first, size_t(count)), restored.data() + first);
-      if (options_.clip_search) tally.clipped_weights += clipped(fitted.grid, group);
-      if (tensor_grid_ == nullptr) store_grid(fitted.grid, r * groups + g);
+      if (options_.clip_search) tally.clipped_weights += count_clipped(scheme_, fitted.grid, group);
+      if (tensor_grid_ == nullptr) store_grid(out_, r * groups + g, fitted.grid);
     }
-    const int64_t row_bytes = scheme_.row_bytes(in);
-    pack_codes(codes.data(), in, scheme_.bits, out_.codes.mutable_data<uint8_t>() + r * row_bytes);
+    store_codes(out_, r, codes.data());
   }
 
-  FittedGrid fit(std::span<const float> group) const {
-    return options_.clip_search ? fit_clipped(scheme_, group, options_.clip) : fit_min_max(scheme_, group);
+  std::span<const float> importance_of(int64_t first, int64_t count) const {
+    if (options_.importance.empty()) return {};
+    return options_.importance.subspan(size_t(first), size_t(count));
   }
 
-  // Weights more than half a step outside the values that codes reach.
-  int64_t clipped(const Grid& grid, std::span<const float> group) const {
-    if (scheme_.kind != QuantScheme::Kind::integer) return 0;
-    const std::array<uint8_t, 2> ends = {0, uint8_t(scheme_.code_count() - 1)};
-    std::array<float, 2> values;
-    decode(scheme_, grid, ends, values.data());
-    const float half = grid.scale * 0.5f;
-    return std::count_if(group.begin(), group.end(),
-                         [&](float v) { return v < values[0] - half || v > values[1] + half; });
+  FittedGrid fit(std::span<const float> group, std::span<const float> importance) const {
+    return options_.clip_search ? fit_clipped(scheme_, group, options_.clip, importance)
+                                : fit_min_max(scheme_, group);
   }
 
   static void note_fault(const FittedGrid& fitted, int64_t row, int64_t group, Tally& tally) {
@@ -129,15 +89,6 @@ class RowQuantizer {
       tally.fault_row = row;
       tally.fault_group = group;
       tally.fault = fitted.fault;
-    }
-  }
-
-  void store_grid(const Grid& grid, int64_t index) const {
-    store_scale(out_.scales, index, grid.scale);
-    if (scheme_.offset == QuantScheme::Offset::zero_point) {
-      out_.zero_points.mutable_data<uint8_t>()[index] = uint8_t(grid.zero_point);
-    } else if (scheme_.offset == QuantScheme::Offset::minimum) {
-      store_scale(out_.minimums, index, grid.minimum);
     }
   }
 
@@ -166,20 +117,6 @@ FittedGrid fit_tensor(const Tensor& weight, const QuantScheme& scheme) {
   });
   return fit_range(scheme, *std::min_element(lows.begin(), lows.end()),
                    *std::max_element(highs.begin(), highs.end()));
-}
-
-Error scale_error(const Tally& tally, const QuantScheme& scheme, std::string_view name) {
-  const bool is_small = tally.fault == ScaleFault::too_small;
-  return Error{
-      .exit = Exit::numeric,
-      .rule = "NU17",
-      .path = {},
-      .where = quote(name) + " row " + std::to_string(tally.fault_row) + " group " +
-               std::to_string(tally.fault_group),
-      .what = std::string(is_small ? "scale too small for its type" : "scale too large for its type") +
-              "; --clamp clamps and counts, a scheme ending in -sf32 stores wider scales",
-      .got = {},
-      .limit = std::string(dtype_name(scheme.scale_dtype))};
 }
 
 // What this method cannot do with a scheme; never done in another way.
@@ -220,18 +157,13 @@ Result<QuantizeOutput> round_to_nearest(const Tensor& weight, const QuantScheme&
   parallel_for(items, [&](int64_t item) {
     tallies[size_t(item)] = rows.run(item * kRowsPerItem, std::min(out, (item + 1) * kRowsPerItem));
   });
-  if (is_per_tensor) {
-    store_scale(output.tensor.scales, 0, tensor_grid.grid.scale);
-    if (scheme.offset == QuantScheme::Offset::zero_point) {
-      output.tensor.zero_points.mutable_data<uint8_t>()[0] = uint8_t(tensor_grid.grid.zero_point);
-    } else if (scheme.offset == QuantScheme::Offset::minimum) {
-      store_scale(output.tensor.minimums, 0, tensor_grid.grid.minimum);
-    }
-  }
+  if (is_per_tensor) store_grid(output.tensor, 0, tensor_grid.grid);
 
   double squared_error = 0.0, squared_weight = 0.0;
   for (const Tally& tally : tallies) {
-    if (tally.fault_row >= 0 && !options.clamp_scales) return scale_error(tally, scheme, name);
+    if (tally.fault_row >= 0 && !options.clamp_scales) {
+      return scale_error(scheme, name, tally.fault_row, tally.fault_group, tally.fault);
+    }
     squared_error += tally.squared_error;
     squared_weight += tally.squared_weight;
     output.max_error = std::max(output.max_error, tally.max_error);

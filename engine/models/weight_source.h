@@ -25,6 +25,7 @@ struct StoredTensor {
   std::optional<QuantScheme> scheme;  // present for quantized tensors
   bool transposed = false;  // quantized tensors only: the checkpoint's dense form is [in, out] (Conv1D)
   uint64_t bytes = 0;       // stored, all parts
+  std::optional<ActivationQuant> activation = std::nullopt;  // of quantized tensors whose input is rounded
 };
 
 // A loaded tensor in whichever form.

@@ -1,0 +1,36 @@
+#include "engine/tensor/cholesky.h"
+
+#include <Eigen/Cholesky>
+#include <algorithm>
+#include <cmath>
+
+#include "engine/core/assert.h"
+
+namespace pare {
+
+std::optional<InverseFactor> inverse_cholesky(std::vector<double> matrix, int64_t n) {
+  PARE_ASSERT(n > 0 && int64_t(matrix.size()) == n * n, "[cholesky] {} values for order {}", matrix.size(),
+              n);
+  // Reversing the order of rows and columns of a square matrix is reversing its buffer.
+  std::reverse(matrix.begin(), matrix.end());
+  Eigen::Map<Eigen::MatrixXd> factor(matrix.data(), n, n);
+  const Eigen::LLT<Eigen::Ref<Eigen::MatrixXd>, Eigen::Upper> decomposition(factor);
+  if (decomposition.info() != Eigen::Success) return std::nullopt;
+
+  InverseFactor result;
+  const double smallest = factor.diagonal().minCoeff();
+  result.smallest_pivot = smallest * smallest;
+  // Column-major and upper here is row-major and lower in our reading, so the inverse is L^-1.
+  result.upper.assign(size_t(n * n), 0.0);
+  Eigen::Map<Eigen::MatrixXd> inverse(result.upper.data(), n, n);
+  inverse.setIdentity();
+  factor.triangularView<Eigen::Upper>().solveInPlace(inverse);
+  std::reverse(result.upper.begin(), result.upper.end());
+  for (int64_t i = 0; i < n; ++i) {
+    const double diagonal = result.upper[size_t(i * n + i)];
+    if (!std::isfinite(diagonal) || diagonal <= 0.0) return std::nullopt;
+  }
+  return result;
+}
+
+}  // namespace pare
