@@ -121,6 +121,9 @@ TensorRecord record_of(const StoredTensor& tensor, bool to_pare) {
   record.scheme = tensor.scheme ? tensor.scheme->text() : std::string(dtype_name(tensor.dtype));
   record.shape.assign(tensor.shape.sizes().begin(), tensor.shape.sizes().end());
   record.method_asked = record.method_applied = tensor.scheme && !to_pare ? "dequantize" : "copy";
+  // A dense file cannot say how inputs are rounded; the manifest keeps it.
+  if (tensor.activation)
+    record.extra[stays_quantized ? "activation" : "activation_left_out"] = tensor.activation->text();
   return record;
 }
 

@@ -46,7 +46,8 @@ const char* part_name(const TensorSpec& spec) {
 }
 
 std::string form_name(const StoredTensor& tensor) {
-  return tensor.scheme ? tensor.scheme->text() : std::string(dtype_name(tensor.dtype));
+  if (!tensor.scheme) return std::string(dtype_name(tensor.dtype));
+  return tensor.scheme->text() + (tensor.activation ? ", " + tensor.activation->text() : "");
 }
 
 std::string number(double value, const char* format) {

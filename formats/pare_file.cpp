@@ -110,6 +110,7 @@ std::shared_ptr<const QuantizedTensor> PareFile::quantized(const PareTensor& ten
   auto result = std::make_shared<QuantizedTensor>();
   result->scheme = *tensor.scheme;
   result->shape = tensor.shape;
+  result->activation = tensor.activation;
   for (const ParePart& part : tensor.parts) {
     if (part.role == "codes") result->codes = view(part);
     if (part.role == "scales") result->scales = view(part);

@@ -10,6 +10,7 @@
 
 #include "engine/core/hash.h"
 #include "engine/core/json.h"
+#include "engine/tensor/activation_quant.h"
 #include "engine/tensor/quant_scheme.h"
 #include "engine/tensor/shape.h"
 
@@ -42,11 +43,12 @@ struct ParePart {
 struct PareTensor {
   std::string name;
   PareForm form = PareForm::dense;
-  Shape shape;                        // logical; of dense tensors as stored
-  bool transposed = false;            // quantized: the checkpoint stores [in, out]
-  std::optional<QuantScheme> scheme;  // quantized
-  std::string pattern;                // sparse: text of the SparsityPattern
-  std::string target;                 // alias: the tensor whose parts are used
+  Shape shape;                                // logical; of dense tensors as stored
+  bool transposed = false;                    // quantized: the checkpoint stores [in, out]
+  std::optional<QuantScheme> scheme;          // quantized
+  std::optional<ActivationQuant> activation;  // quantized, optional: how its input is rounded
+  std::string pattern;                        // sparse: text of the SparsityPattern
+  std::string target;                         // alias: the tensor whose parts are used
   std::vector<ParePart> parts;
 
   const ParePart* part(std::string_view role) const {

@@ -74,6 +74,7 @@ class PareSink : public WeightSink {
       tensor.form = PareForm::quantized;
       tensor.shape = quantized.shape;
       tensor.scheme = quantized.scheme;
+      tensor.activation = quantized.activation;
       tensor.transposed = weight.transposed;
       PARE_CHECK(write_part("codes", quantized.codes, tensor, all));
       PARE_CHECK(write_part("scales", quantized.scales, tensor, all));

@@ -41,6 +41,7 @@ class PareSource : public WeightSource {
       const PareTensor& stored = all[resolved(tensor)];
       StoredTensor listed{tensor.name, DType::f32, tensor.shape, stored.scheme, stored.transposed, 0};
       listed.dtype = stored.scheme ? stored.scheme->scale_dtype : stored.parts.back().dtype;
+      listed.activation = stored.activation;
       for (const ParePart& part : tensor.parts) listed.bytes += part.bytes;
       tensors_.push_back(std::move(listed));
     }

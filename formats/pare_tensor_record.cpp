@@ -211,6 +211,7 @@ Json tensor_record(const PareTensor& tensor) {
   if (tensor.form == PareForm::quantized) {
     json["transposed"] = tensor.transposed;
     json["scheme"] = tensor.scheme->to_json();
+    if (tensor.activation) json["activation"] = tensor.activation->to_json();
   }
   if (tensor.form == PareForm::sparse) json["pattern"] = tensor.pattern;
   if (tensor.form == PareForm::alias) json["target"] = tensor.target;
@@ -246,6 +247,11 @@ Result<PareTensor> parse_tensor_record(const Json& json, std::string_view path, 
     PARE_TRY(tensor.transposed, reader.flag("transposed"));
     PARE_TRY(const Json* scheme, reader.object_member("scheme"));
     PARE_TRY(tensor.scheme, QuantScheme::from_json(*scheme, path, reader.where));
+  }
+  if (const Json* activation = json.find("activation"); activation != nullptr) {
+    if (tensor.form != PareForm::quantized)
+      return reader.error("PK09", "activation", "given for a tensor that is not quantized");
+    PARE_TRY(tensor.activation, ActivationQuant::from_json(*activation, path, reader.where + ".activation"));
   }
   if (tensor.form == PareForm::sparse) {
     PARE_TRY(tensor.pattern, reader.text("pattern"));

@@ -1,6 +1,9 @@
 // engine/tensor/quantized_tensor.h: a matrix as codes in one canonical order.
 #pragma once
 
+#include <optional>
+
+#include "engine/tensor/activation_quant.h"
 #include "engine/tensor/quant_scheme.h"
 #include "engine/tensor/tensor.h"
 
@@ -15,6 +18,8 @@ struct QuantizedTensor {
   Tensor minimums;      // scale_dtype [out, groups], only for Offset::minimum
   Tensor group_index;   // optional i32 [in]: group of each column (act-order without static groups)
   Tensor codebook;      // optional f32 [2^bits], only for codebook "custom"
+  // How the input of this linear is rounded; none: it stays float. Part of the product, not of dequantize().
+  std::optional<ActivationQuant> activation;
 
   int64_t out() const { return shape[0]; }
   int64_t in() const { return shape[1]; }

@@ -215,6 +215,7 @@ Status QuantizedTensor::validate(std::string_view path, std::string_view name) c
   const Origin origin{path, name};
   PARE_CHECK(check_scheme(origin, *this));
   PARE_CHECK(check_parts(origin, *this));
+  if (activation) PARE_CHECK(activation->validate(path, quote(name) + ".activation"));
   PARE_CHECK(check_scales(origin, *this));
   PARE_CHECK(check_indices(origin, *this));
   return check_codes(origin, *this);
