@@ -125,6 +125,7 @@ class FileWriter {
 
  private:
   friend class DirWriter;
+  friend class JobStore;  // job_store.h
   struct State;
   explicit FileWriter(std::unique_ptr<State> state);
   Status open_temporary(uint64_t expected_bytes);

@@ -46,6 +46,9 @@ enum class JobMode {
   restart,  // --restart: discards the job that is there, if any
 };
 
+// The default of --work-dir: `<output>.pare-job`.
+std::string job_path_of(const std::string& output);
+
 class JobFolder {
  public:
   // Takes the lock without waiting and looks whether a job is there; reads and changes nothing else.

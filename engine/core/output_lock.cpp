@@ -37,7 +37,8 @@ uint64_t random_number() {
   return now ^ static_cast<uint64_t>(::getpid()) << 40 ^ counter++;
 }
 
-Error locked_error(const OutputTarget& target, const std::string& lock_path, int descriptor) {
+Error locked_error(const OutputTarget& target, const std::string& lock_path, int descriptor,
+                   const char* held) {
   std::array<char, 32> text{};
   const ssize_t bytes = ::pread(descriptor, text.data(), text.size(), 0);
   const auto pid = parse_uint(std::string_view(text.data(), bytes > 0 ? static_cast<size_t>(bytes) : 0));
@@ -45,7 +46,7 @@ Error locked_error(const OutputTarget& target, const std::string& lock_path, int
                "RL10",
                target.path,
                quote(lock_path),
-               "another process writes this output",
+               held,
                pid ? "pid " + std::to_string(*pid) : "a held lock",
                ""};
 }
@@ -61,8 +62,12 @@ std::string make_temporary_name(const std::string& output_name) {
 }
 
 Result<OutputLock> OutputLock::acquire(const OutputTarget& target) {
+  return acquire_named(target, prefix_of(target.name) + "lock", "another process writes this output");
+}
+
+Result<OutputLock> OutputLock::acquire_named(const OutputTarget& target, const std::string& name,
+                                             const char* held) {
   constexpr int kTries = 100;  // each means that a holder released the lock just now
-  const std::string name = prefix_of(target.name) + "lock";
   const std::string path = target.beside(name);
   for (int tries = 0; tries < kTries; ++tries) {
     OutputLock lock;
@@ -81,7 +86,7 @@ Result<OutputLock> OutputLock::acquire(const OutputTarget& target) {
         io::open_at(target.folder.get(), name, O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK, 0666, path));
     if (!file.is_open()) return io::system_error(target.path, "create a lock in the output folder", errno);
     if (io::lock(file.get(), path) != 0) {
-      if (errno == EWOULDBLOCK) return locked_error(target, path, file.get());
+      if (errno == EWOULDBLOCK) return locked_error(target, path, file.get(), held);
       return give_up("lock the output");
     }
     if (io::get_stat(file.get(), locked, path) != 0) return give_up("stat the lock");
@@ -105,10 +110,16 @@ Result<OutputLock> OutputLock::acquire(const OutputTarget& target) {
 }
 
 OutputLock::~OutputLock() {
-  if (!file_.is_open()) return;
+  if (file_.is_open()) remove_name();
+}
+
+void OutputLock::remove_name() {
+  // Only once: a file of this name is somebody else's lock from then on.
+  if (name_.empty()) return;
   // Removed while it is held: whoever opened it before us sees that the name is gone and starts again.
   remove_file(folder_.get(), name_, path_);
   unregister_temporary(path_.c_str());
+  name_.clear();
 }
 
 int remove_file(int folder, const std::string& name, const std::string& path) {

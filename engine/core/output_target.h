@@ -40,15 +40,21 @@ Error exists_error(const std::string& path);
 class OutputLock {
  public:
   static Result<OutputLock> acquire(const OutputTarget& target);
+  // The same with a file of another name in the folder; `held` says what somebody else does, for the error.
+  static Result<OutputLock> acquire_named(const OutputTarget& target, const std::string& name,
+                                          const char* held);
   OutputLock() = default;
   OutputLock(OutputLock&&) noexcept = default;
   OutputLock& operator=(OutputLock&&) noexcept = default;
   ~OutputLock();
 
+  // Removes the file now, so that its folder can go; the lock itself is held on.
+  void remove_name();
+
  private:
   io::Descriptor folder_;
   io::Descriptor file_;
-  std::string name_, path_;
+  std::string name_, path_;  // empty once the file is removed
 };
 
 // `.pare-tmp-<8 hex of the output name>-<16 hex random>`

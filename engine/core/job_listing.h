@@ -1,0 +1,39 @@
+// engine/core/job_listing.h: what a job folder holds, by name; internal to core, behind JobFolder.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "engine/core/hash.h"
+#include "engine/core/io_calls.h"
+
+namespace pare {
+
+inline constexpr const char* kJobLock = "lock";
+inline constexpr const char* kJobIdentity = "job.json";
+inline constexpr const char* kJobCurrent = "CURRENT";
+inline constexpr const char* kJobEvents = "events.jsonl";
+inline constexpr const char* kJobObjects = "obj";
+std::string generation_name(int64_t number);  // gen-<n>.json
+
+struct JobListing {
+  bool identity = false;                 // job.json
+  bool current = false;                  // CURRENT
+  bool has_objects_folder = false;       // obj/
+  std::vector<int64_t> generations;      // of gen-<n>.json, ascending
+  std::vector<Hash128> objects;          // ascending
+  std::vector<std::string> temporaries;  // left by a killed process; "obj/..." for those of objects
+  std::string foreign;  // first name that no job writes, "obj/..." inside obj; empty when there is none
+
+  // Something that a job needs, or that was a job once.
+  bool has_job() const { return identity || !generations.empty(); }
+};
+
+// `folder` is the open job folder, `path` its name for messages. Exit 5 when it cannot be read.
+Result<JobListing> list_job_folder(int folder, const std::string& path);
+
+// The folder obj, never through a symlink; not open when there is none.
+io::Descriptor open_job_objects(int folder, const std::string& path);
+
+}  // namespace pare
