@@ -30,6 +30,9 @@ enum class Statistic : uint8_t {
 };
 std::string_view statistic_name(Statistic statistic);
 Result<Statistic> parse_statistic(std::string_view name);  // exit 2 with the list
+inline constexpr Statistic kAllStatistics[] = {Statistic::second_moment, Statistic::absmean,
+                                               Statistic::absmax,        Statistic::square,
+                                               Statistic::range,         Statistic::histogram};
 
 // Set of statistics.
 class StatisticSet {
@@ -41,6 +44,7 @@ class StatisticSet {
   constexpr void add(Statistic statistic) { bits_ |= 1u << unsigned(statistic); }
   constexpr bool has(Statistic statistic) const { return (bits_ >> unsigned(statistic) & 1u) != 0; }
   constexpr bool empty() const { return bits_ == 0; }
+  bool operator==(const StatisticSet&) const = default;
   constexpr StatisticSet operator|(StatisticSet other) const {
     StatisticSet both;
     both.bits_ = bits_ | other.bits_;
@@ -66,8 +70,8 @@ struct SiteStatistics {
   Tensor second_moment;         // f32 [channels, channels], exactly symmetric; undefined when not collected
   std::vector<double> abs_sum;  // [channels]; empty when not collected, as below
   std::vector<float> abs_max;   // [channels]
-  std::vector<double> square_sum;  // [channels]
-  float low = 0.0f, high = 0.0f;   // smallest and largest value (range)
+  std::vector<double> square_sum;              // [channels]
+  float low = 0.0f, high = 0.0f;               // smallest and largest value (range)
   double moving_low = 0.0, moving_high = 0.0;  // over samples in their order
   float first_low = 0.0f, first_high = 0.0f;   // of the first sample; with these, moving averages merge
   bool has_range = false;
@@ -80,13 +84,37 @@ struct StatisticsOrigin {
   std::string token_hash;  // SHA-256 of the token stream
   std::string text_hash;   // SHA-256 of the documents
   uint64_t seed = 0;
-  int64_t samples = 0;  // windows that went through the model
+  int64_t samples = 0;  // windows that were drawn, in all parts together
   int64_t context = 0;  // tokens per window
   bool operator==(const StatisticsOrigin&) const = default;
 };
 
+// Windows [begin, end) of those drawn; parts made by several processes have neighbouring ranges.
+struct WindowRange {
+  int64_t begin = 0, end = 0;
+  bool operator==(const WindowRange&) const = default;
+};
+
+// A site that statistics have.
+struct SiteEntry {
+  int block = 0;
+  Site site = Site::none;
+  int64_t channels = 0;
+  bool operator==(const SiteEntry&) const = default;
+};
+
+// Everything about statistics but their numbers.
+struct StatisticsHeader {
+  StatisticsOrigin origin;
+  WindowRange windows;
+  StatisticSet collected;
+  std::vector<SiteEntry> sites;  // in execution order
+  bool is_complete() const { return windows.begin == 0 && windows.end == origin.samples; }
+};
+
 struct Statistics {
   StatisticsOrigin origin;
+  WindowRange windows;                                   // that these are of
   std::map<std::pair<int, Site>, SiteStatistics> sites;  // (block, site), in execution order
 
   const SiteStatistics* find(int block, Site site) const {

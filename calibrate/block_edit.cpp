@@ -1,0 +1,65 @@
+#include "calibrate/step.h"
+#include "engine/core/text.h"
+
+namespace pare {
+
+std::vector<const TensorSpec*> BlockEdit::linears(Site site) const {
+  std::vector<const TensorSpec*> found;
+  for (const TensorSpec& spec : description().tensors)
+    if (spec.block == index_ && spec.is_linear && spec.site == site) found.push_back(&spec);
+  return found;
+}
+
+const TensorSpec* BlockEdit::bias_of(const TensorSpec& linear) const {
+  for (const TensorSpec& spec : description().tensors)
+    if (spec.role == Role::bias && spec.owner == linear.name) return &spec;
+  return nullptr;
+}
+
+Result<Tensor> BlockEdit::values(const TensorSpec& spec) const {
+  PARE_TRY(const WeightData data, source_.load(spec.name));
+  if (data.is_quantized())
+    return Error{.exit = Exit::unsupported,
+                 .rule = "CF12",
+                 .path = source_.path(),
+                 .where = quote(spec.name),
+                 .what = "already quantized; export to dense weights first, or exclude it",
+                 .got = data.quantized()->scheme.text(),
+                 .limit = {}};
+  PARE_TRY(Tensor floats, converted(data.dense(), DType::f32));
+  if (!spec.transposed) return floats;
+  return transposed(floats);
+}
+
+Status BlockEdit::replace(const TensorSpec& spec, const Tensor& values, DType dtype) {
+  Tensor stored = values;
+  if (spec.transposed) {
+    PARE_TRY(stored, transposed(stored));
+  }
+  PARE_TRY(stored, converted(stored, dtype));
+  source_.set(spec.name, WeightData{.form = stored});
+  return reload(spec);
+}
+
+Status BlockEdit::replace(const TensorSpec& spec, std::shared_ptr<const QuantizedTensor> quantized) {
+  source_.set(spec.name, WeightData{.form = std::move(quantized), .transposed = spec.transposed});
+  return reload(spec);
+}
+
+Status BlockEdit::reload(const TensorSpec& spec) {
+  switch (spec.role) {
+    case Role::bias: {
+      const TensorSpec* owner = description().find(spec.owner);
+      PARE_ASSERT(owner != nullptr, "[block_edit] bias {} without a linear", spec.name);
+      return model_.reload(index_, owner->role);
+    }
+    case Role::input_norm_bias:
+      return model_.reload(index_, Role::input_norm);
+    case Role::post_attention_norm_bias:
+      return model_.reload(index_, Role::post_attention_norm);
+    default:
+      return model_.reload(index_, spec.role);
+  }
+}
+
+}  // namespace pare

@@ -1,0 +1,403 @@
+#include "calibrate/block_pipeline.h"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <utility>
+
+#include "calibrate/observer.h"
+#include "calibrate/second_moment.h"
+#include "engine/core/memory.h"
+
+namespace pare {
+namespace {
+
+constexpr std::array kSites = {Site::attention_in, Site::attention_out, Site::mlp_in, Site::mlp_out};
+
+// Rows of a chunk: part of the result (sums are made chunk by chunk), so the same on every machine.
+constexpr int64_t kChunkTokens = kMomentTokens;
+
+int64_t widest_site(const ModelConfig& config) {
+  int64_t widest = config.hidden_size;
+  for (const BlockConfig& block : config.blocks)
+    widest = std::max({widest, block.intermediate_size, block.heads * block.head_dim});
+  return widest;
+}
+
+int64_t samples_per_chunk(int64_t context) {
+  return std::max<int64_t>(1, kChunkTokens / context);
+}
+
+size_t workspace_bytes(const Model& model, int64_t context) {
+  const int64_t samples = samples_per_chunk(context), tokens = samples * context;
+  const int64_t widest = widest_site(model.config());
+  const size_t chunk = Workspace::bytes_for(DType::f32, {tokens, widest});
+  const size_t hidden = Workspace::bytes_for(DType::f32, {tokens, model.config().hidden_size});
+  const size_t run = model.workspace_bytes({.sequences = samples, .tokens_per_sequence = context}, 0);
+  const size_t moment =
+      second_moment_workspace_bytes(std::min(tokens, kMomentTokens), widest, model.device());
+  // Two streams: hidden state, normed input and stage input of each.
+  return std::max(run, moment) + 4 * chunk + 2 * hidden;
+}
+
+}  // namespace
+
+struct BlockPipeline::Stream {
+  std::unique_ptr<Model> model;
+  ActivationStore hidden;                       // entering the block, later between its halves
+  std::optional<ActivationStore> mixed, inner;  // inputs of the two output projections
+};
+
+uint64_t pipeline_floor_bytes(const Model& model, int64_t context, bool original_stream) {
+  uint64_t largest_block = 0, statistics = 0;
+  std::vector<uint64_t> blocks(size_t(model.config().block_count()), 0);
+  for (const TensorSpec& spec : model.description().tensors) {
+    if (spec.block < 0 || spec.block >= int(blocks.size())) continue;
+    // The matrix as it is, as floats while it is worked on, and its codes.
+    blocks[size_t(spec.block)] += uint64_t(spec.shape.numel()) * 3;
+  }
+  for (const uint64_t bytes : blocks) largest_block = std::max(largest_block, bytes);
+  const uint64_t widest = uint64_t(widest_site(model.config()));
+  // H, its factor and the matrix being factored in double; the cross moment.
+  statistics = widest * widest * (4 + 4 + 8 + 8 + (original_stream ? 8 : 0));
+  uint64_t largest_matrix = 0;
+  for (const TensorSpec& spec : model.description().tensors)
+    if (spec.is_linear) largest_matrix = std::max(largest_matrix, uint64_t(spec.shape.numel()));
+  const uint64_t matrices = largest_matrix * 4 * 6;
+  return workspace_bytes(model, context) + statistics + matrices + largest_block * (original_stream ? 2 : 1);
+}
+
+BlockPipeline::BlockPipeline() = default;
+BlockPipeline::~BlockPipeline() = default;
+
+Result<std::unique_ptr<BlockPipeline>> BlockPipeline::create(std::shared_ptr<EditedSource> source,
+                                                             std::shared_ptr<const WeightSource> original,
+                                                             CalibrationWindows windows,
+                                                             PipelineOptions options) {
+  PARE_ASSERT(windows.samples > 0 && windows.context > 0 &&
+                  int64_t(windows.ids.size()) == windows.samples * windows.context,
+              "[block_pipeline] {} ids for {} x {}", windows.ids.size(), windows.samples, windows.context);
+  std::unique_ptr<BlockPipeline> pipeline(new BlockPipeline());
+  pipeline->windows_ = std::move(windows);
+  pipeline->options_ = std::move(options);
+  pipeline->source_ = source;
+  const int64_t context = pipeline->windows_.context;
+  pipeline->samples_per_chunk_ = samples_per_chunk(context);
+  for (int64_t first = 0; first < pipeline->windows_.samples; first += pipeline->samples_per_chunk_) {
+    const int64_t samples = std::min(pipeline->samples_per_chunk_, pipeline->windows_.samples - first);
+    pipeline->chunk_rows_.push_back(samples * context);
+  }
+
+  pipeline->stream_ = std::make_unique<Stream>();
+  PARE_TRY(pipeline->stream_->model, Model::open(source, Device::cpu()));
+  if (pipeline->options_.original_stream) {
+    pipeline->original_ = std::make_unique<Stream>();
+    PARE_TRY(pipeline->original_->model, Model::open(std::move(original), Device::cpu()));
+  }
+  const ModelConfig& config = pipeline->stream_->model->config();
+  const uint64_t floor =
+      pipeline_floor_bytes(*pipeline->stream_->model, context, pipeline->options_.original_stream);
+  const uint64_t used = resident_bytes();
+  const uint64_t limit = pipeline->options_.memory_limit;
+  MemoryBudget budget{.left = limit > used + floor ? limit - used - floor : 0,
+                      .spill_folder = pipeline->options_.spill_folder};
+  PARE_TRY(pipeline->workspace_,
+           Workspace::reserve(workspace_bytes(*pipeline->stream_->model, context), Device::cpu()));
+  for (Stream* stream : {pipeline->stream_.get(), pipeline->original_.get()}) {
+    if (stream == nullptr) continue;
+    PARE_CHECK(stream->model->reserve_positions(context));
+    PARE_TRY(stream->hidden, ActivationStore::create(pipeline->chunk_rows_, config.hidden_size, budget));
+  }
+  for (Stream* stream : {pipeline->stream_.get(), pipeline->original_.get()}) {
+    if (stream == nullptr) continue;
+    const BlockConfig& block = config.blocks.front();  // equal in all of them: checked when a block is run
+    PARE_TRY(stream->mixed,
+             ActivationStore::create(pipeline->chunk_rows_, block.heads * block.head_dim, budget));
+    PARE_TRY(stream->inner, ActivationStore::create(pipeline->chunk_rows_, block.intermediate_size, budget));
+  }
+  return pipeline;
+}
+
+int BlockPipeline::block_count() const {
+  return int(stream_->model->config().block_count());
+}
+
+Model& BlockPipeline::model() {
+  return *stream_->model;
+}
+
+Batch BlockPipeline::batch(int64_t chunk) const {
+  return {.sequences = chunk_rows_[size_t(chunk)] / windows_.context,
+          .tokens_per_sequence = windows_.context};
+}
+
+Status BlockPipeline::embed() {
+  for (Stream* stream : {stream_.get(), original_.get()}) {
+    if (stream == nullptr) continue;
+    PARE_CHECK(stream->model->load_embedding());
+    for (int64_t chunk = 0; chunk < stream->hidden.chunks(); ++chunk) {
+      const Workspace::Scope scope(workspace_);
+      const int64_t first = chunk * samples_per_chunk_ * windows_.context;
+      const Tensor ids = Tensor::wrap(windows_.ids.data() + first, DType::i32, {chunk_rows_[size_t(chunk)]});
+      const Tensor scratch =
+          workspace_.take(DType::f32, {chunk_rows_[size_t(chunk)], stream->hidden.channels()});
+      Tensor hidden = stream->hidden.place(chunk, scratch);
+      PARE_CHECK(stream->model->embed(ids, batch(chunk), hidden, workspace_));
+      PARE_CHECK(stream->hidden.write(chunk, hidden));
+    }
+    stream->model->drop_embedding();
+  }
+  return {};
+}
+
+// Brings one chunk of a stream from the site before to `site` and gives the input of its linears in x, a view
+// of a store or of the workspace. The caller's scope owns what is taken from the workspace.
+Status BlockPipeline::visit(int index, Stream& stream, Site site, int64_t chunk, Tensor& x) {
+  Model& model = *stream.model;
+  const Batch rows = batch(chunk);
+  const int64_t tokens = rows.tokens(), hidden_size = stream.hidden.channels();
+  const Tensor hidden_scratch = workspace_.take(DType::f32, {tokens, hidden_size});
+  PARE_TRY(Tensor hidden, stream.hidden.read(chunk, hidden_scratch));
+  if (site == Site::attention_out || site == Site::mlp_out) {
+    const bool is_attention = site == Site::attention_out;
+    ActivationStore& store = is_attention ? *stream.mixed : *stream.inner;
+    const Tensor scratch = workspace_.take(DType::f32, {tokens, store.channels()});
+    x = store.place(chunk, scratch);
+    const Workspace::Scope scope(workspace_);
+    Tensor normed = workspace_.take(DType::f32, {tokens, hidden_size});
+    PARE_CHECK(model.produce(index, is_attention ? Site::attention_in : Site::mlp_in, rows, hidden, normed,
+                             workspace_));
+    PARE_CHECK(model.produce(index, site, rows, normed, x, workspace_));
+    return store.write(chunk, x);
+  }
+  x = workspace_.take(DType::f32, {tokens, hidden_size});
+  if (site == Site::mlp_in) {
+    const Workspace::Scope scope(workspace_);
+    const Tensor scratch = workspace_.take(DType::f32, {tokens, stream.mixed->channels()});
+    PARE_TRY(const Tensor mixed, stream.mixed->read(chunk, scratch));
+    model.consume(index, Site::attention_out, mixed, hidden, workspace_);
+    PARE_CHECK(stream.hidden.write(chunk, hidden));
+  }
+  return model.produce(index, site, rows, hidden, x, workspace_);
+}
+
+// The same input once more, after visit().
+Result<Tensor> BlockPipeline::input_again(int index, Stream& stream, Site site, int64_t chunk) {
+  const Batch rows = batch(chunk);
+  if (site == Site::attention_out || site == Site::mlp_out) {
+    ActivationStore& store = site == Site::attention_out ? *stream.mixed : *stream.inner;
+    return store.read(chunk, workspace_.take(DType::f32, {rows.tokens(), store.channels()}));
+  }
+  const Tensor scratch = workspace_.take(DType::f32, {rows.tokens(), stream.hidden.channels()});
+  Tensor x = workspace_.take(DType::f32, {rows.tokens(), stream.hidden.channels()});
+  PARE_TRY(const Tensor hidden, stream.hidden.read(chunk, scratch));
+  PARE_CHECK(stream.model->produce(index, site, rows, hidden, x, workspace_));
+  return x;
+}
+
+namespace {
+
+// Adds where a value that is not finite was met: block, site and sample.
+Error locate(Error error, int index, Site site, int64_t first_sample, int64_t context) {
+  // observe() names [row,channel] of the chunk.
+  int64_t row = 0;
+  const size_t open = error.where.find('[');
+  if (open != std::string::npos) row = std::strtoll(error.where.c_str() + open + 1, nullptr, 10);
+  error.where = fmt::format("block {} {} sample {} token {} {}", index, site_name(site),
+                            first_sample + row / context, row % context, error.where);
+  return error;
+}
+
+void add_moment(const Tensor& x, Tensor& moment, Workspace& workspace) {
+  for (int64_t begin = 0; begin < x.size(0); begin += kMomentTokens)
+    add_second_moment(x.rows(begin, std::min(x.size(0), begin + kMomentTokens)), moment, workspace);
+}
+
+}  // namespace
+
+Status BlockPipeline::collect(int index, Site site, StatisticSet wanted, bool cross,
+                              SiteStatistics& statistics, Tensor& cross_moment) {
+  const int64_t channels = stream_->model->site_channels(index, site);
+  statistics = start_site(wanted, channels);
+  const bool has_moment = wanted.has(Statistic::second_moment);
+  if (has_moment) {
+    PARE_TRY(statistics.second_moment, Tensor::allocate(DType::f32, {channels, channels}));
+  }
+  if (cross) {
+    PARE_TRY(cross_moment, Tensor::allocate(DType::f32, {channels, channels}));
+  }
+  for (int64_t chunk = 0; chunk < stream_->hidden.chunks(); ++chunk) {
+    const Workspace::Scope scope(workspace_);
+    Tensor x, original;
+    PARE_CHECK(visit(index, *stream_, site, chunk, x));
+    const Status seen = observe(statistics, wanted, x, windows_.context);
+    if (!seen) return locate(seen.error(), index, site, chunk * samples_per_chunk_, windows_.context);
+    if (original_ != nullptr) PARE_CHECK(visit(index, *original_, site, chunk, original));
+    if (has_moment) add_moment(x, statistics.second_moment, workspace_);
+    if (cross) {
+      for (int64_t begin = 0; begin < x.size(0); begin += kMomentTokens) {
+        const int64_t end = std::min(x.size(0), begin + kMomentTokens);
+        add_cross_moment(original.rows(begin, end), x.rows(begin, end), cross_moment, workspace_);
+      }
+    }
+    options_.advance(x.size(0));
+  }
+  if (has_moment) finish_second_moment(statistics.second_moment);
+  if (wanted.has(Statistic::histogram)) PARE_CHECK(second_pass(index, site, statistics));
+  return {};
+}
+
+Status BlockPipeline::second_pass(int index, Site site, SiteStatistics& statistics) {
+  start_histogram(statistics, largest_magnitude(statistics));
+  for (int64_t chunk = 0; chunk < stream_->hidden.chunks(); ++chunk) {
+    const Workspace::Scope scope(workspace_);
+    PARE_TRY(const Tensor x, input_again(index, *stream_, site, chunk));
+    PARE_CHECK(observe_histogram(statistics, x));
+  }
+  return {};
+}
+
+// All sites of the block as it is, without moving the stores on.
+Status BlockPipeline::survey(int index, const std::function<StatisticSet(Site)>& wanted,
+                             std::map<Site, SiteStatistics>& statistics) {
+  Model& model = *stream_->model;
+  for (const Site site : kSites) {
+    const int64_t channels = model.site_channels(index, site);
+    statistics[site] = start_site(wanted(site), channels);
+    if (wanted(site).has(Statistic::second_moment)) {
+      PARE_TRY(statistics[site].second_moment, Tensor::allocate(DType::f32, {channels, channels}));
+    }
+  }
+  // Histograms need the largest magnitude first: a second walk over the block.
+  bool has_histogram = false;
+  for (const Site site : kSites) has_histogram = has_histogram || wanted(site).has(Statistic::histogram);
+  for (int pass = 0; pass < (has_histogram ? 2 : 1); ++pass) {
+    if (pass == 1) {
+      for (const Site site : kSites)
+        if (wanted(site).has(Statistic::histogram))
+          start_histogram(statistics[site], largest_magnitude(statistics[site]));
+    }
+    for (int64_t chunk = 0; chunk < stream_->hidden.chunks(); ++chunk) {
+      const Batch rows = batch(chunk);
+      const Workspace::Scope scope(workspace_);
+      Tensor hidden = workspace_.take(DType::f32, {rows.tokens(), stream_->hidden.channels()});
+      {
+        PARE_TRY(const Tensor stored, stream_->hidden.read(chunk, hidden));
+        if (stored.raw() != hidden.raw())
+          std::memcpy(hidden.mutable_raw(), stored.raw(), hidden.size_bytes());
+      }
+      Tensor normed = workspace_.take(DType::f32, hidden.shape());
+      for (const Site site : kSites) {
+        const Workspace::Scope site_scope(workspace_);
+        const bool is_normed = site == Site::attention_in || site == Site::mlp_in;
+        Tensor x = is_normed ? normed
+                             : workspace_.take(DType::f32, {rows.tokens(), model.site_channels(index, site)});
+        PARE_CHECK(model.produce(index, site, rows, is_normed ? hidden : normed, x, workspace_));
+        if (pass == 1) {
+          if (wanted(site).has(Statistic::histogram)) PARE_CHECK(observe_histogram(statistics[site], x));
+        } else {
+          const Status seen = observe(statistics[site], wanted(site), x, windows_.context);
+          if (!seen) return locate(seen.error(), index, site, chunk * samples_per_chunk_, windows_.context);
+          if (wanted(site).has(Statistic::second_moment))
+            add_moment(x, statistics[site].second_moment, workspace_);
+        }
+        if (!is_normed) model.consume(index, site, x, hidden, workspace_);
+      }
+      options_.advance(pass == 0 ? rows.tokens() : 0);
+    }
+  }
+  for (const Site site : kSites)
+    if (wanted(site).has(Statistic::second_moment)) finish_second_moment(statistics[site].second_moment);
+  return {};
+}
+
+Status BlockPipeline::finish_block(int index, Stream& stream) {
+  for (int64_t chunk = 0; chunk < stream.hidden.chunks(); ++chunk) {
+    const Workspace::Scope scope(workspace_);
+    const int64_t tokens = chunk_rows_[size_t(chunk)];
+    const Tensor hidden_scratch = workspace_.take(DType::f32, {tokens, stream.hidden.channels()});
+    const Tensor inner_scratch = workspace_.take(DType::f32, {tokens, stream.inner->channels()});
+    PARE_TRY(Tensor hidden, stream.hidden.read(chunk, hidden_scratch));
+    PARE_TRY(const Tensor inner, stream.inner->read(chunk, inner_scratch));
+    stream.model->consume(index, Site::mlp_out, inner, hidden, workspace_);
+    PARE_CHECK(stream.hidden.write(chunk, hidden));
+  }
+  stream.model->drop_block(index);
+  return {};
+}
+
+Status BlockPipeline::run_block(int index, Step& step) {
+  PARE_CHECK(stream_->model->load_block(index));
+  if (original_ != nullptr) PARE_CHECK(original_->model->load_block(index));
+  BlockEdit edit(*stream_->model, *source_, index);
+  bool has_survey = false;
+  for (const Site site : kSites) has_survey = has_survey || !step.survey(index, site).empty();
+  std::map<Site, SiteStatistics> before;
+  if (has_survey) {
+    PARE_CHECK(survey(
+        index, [&](Site site) { return step.survey(index, site); }, before));
+  }
+  PARE_CHECK(step.edit(edit, before));
+  before.clear();
+  for (const Site site : kSites) {
+    SiteStatistics statistics;
+    Tensor cross_moment;
+    const bool cross = original_ != nullptr && step.wants_cross_moment();
+    PARE_CHECK(collect(index, site, step.wanted(index, site), cross, statistics, cross_moment));
+    sample_private_bytes();
+    PARE_CHECK(step.compress(edit, {.site = site, .statistics = statistics, .cross_moment = cross_moment}));
+  }
+  PARE_CHECK(finish_block(index, *stream_));
+  if (original_ != nullptr) PARE_CHECK(finish_block(index, *original_));
+  return {};
+}
+
+Status BlockPipeline::observe_block(int index, const std::function<StatisticSet(Site)>& wanted,
+                                    std::map<Site, SiteStatistics>& statistics) {
+  PARE_CHECK(stream_->model->load_block(index));
+  for (const Site site : kSites) {
+    Tensor none;
+    PARE_CHECK(collect(index, site, wanted(site), false, statistics[site], none));
+  }
+  return finish_block(index, *stream_);
+}
+
+int64_t BlockPipeline::state_chunks() const {
+  return int64_t(chunk_rows_.size()) * (original_ != nullptr ? 2 : 1);
+}
+
+Result<Tensor> BlockPipeline::state_chunk(int64_t index) {
+  const int64_t chunks = int64_t(chunk_rows_.size());
+  const ActivationStore& store = index < chunks ? stream_->hidden : original_->hidden;
+  const int64_t chunk = index % chunks;
+  // Valid until the next call that takes from the workspace.
+  const Workspace::Scope scope(workspace_);
+  const Tensor scratch = workspace_.take(DType::f32, {store.rows(chunk), store.channels()});
+  return store.read(chunk, scratch);
+}
+
+Status BlockPipeline::restore_state_chunk(int64_t index, std::span<const std::byte> bytes) {
+  const int64_t chunks = int64_t(chunk_rows_.size());
+  ActivationStore& store = index < chunks ? stream_->hidden : original_->hidden;
+  const int64_t chunk = index % chunks;
+  const Workspace::Scope scope(workspace_);
+  const Tensor scratch = workspace_.take(DType::f32, {store.rows(chunk), store.channels()});
+  Tensor hidden = store.place(chunk, scratch);
+  PARE_ASSERT(bytes.size() == hidden.size_bytes(), "[block_pipeline] state of {} bytes, not {}", bytes.size(),
+              hidden.size_bytes());
+  std::memcpy(hidden.mutable_raw(), bytes.data(), bytes.size());
+  return store.write(chunk, hidden);
+}
+
+uint64_t BlockPipeline::spilled_bytes() const {
+  uint64_t bytes = 0;
+  for (const Stream* stream : {stream_.get(), original_.get()}) {
+    if (stream == nullptr) continue;
+    bytes += stream->hidden.spilled_bytes() + stream->mixed->spilled_bytes() + stream->inner->spilled_bytes();
+  }
+  return bytes;
+}
+
+}  // namespace pare

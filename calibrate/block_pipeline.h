@@ -1,0 +1,93 @@
+// calibrate/block_pipeline.h: drives a step through a model block by block, so that every block calibrates on
+// what the compressed blocks before it produce.
+//
+// Peak memory is one block, its statistics, one chunk of activations, and the hidden states of all samples as
+// far as the ceiling allows (the rest lies on disk). Results do not depend on the ceiling, on threads, or on
+// where the walk was interrupted.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "calibrate/activation_store.h"
+#include "calibrate/step.h"
+#include "engine/tensor/workspace.h"
+
+namespace pare {
+
+// Equally long windows of tokens.
+struct CalibrationWindows {
+  std::vector<int32_t> ids;  // [samples * context]
+  int64_t samples = 0, context = 0;
+  std::string token_hash, text_hash;
+};
+
+struct PipelineOptions {
+  uint64_t memory_limit = 0;       // bytes for the whole process; stores take what the rest leaves
+  std::string spill_folder = ".";  // for scratch files
+  bool original_stream = false;    // also run the uncompressed model, for cross moments
+  // Work done so far, in token-blocks; called after each chunk of each stage.
+  std::function<void(int64_t tokens)> advance = [](int64_t) {};
+};
+
+// Bytes that a pipeline needs whatever the ceiling: weights of the largest block, statistics, workspace.
+uint64_t pipeline_floor_bytes(const Model& model, int64_t context, bool original_stream);
+
+class BlockPipeline {
+ public:
+  // `source` is what the step edits. Exit 3 for ids outside the vocabulary, 6 when the ceiling is below the
+  // floor.
+  static Result<std::unique_ptr<BlockPipeline>> create(std::shared_ptr<EditedSource> source,
+                                                       std::shared_ptr<const WeightSource> original,
+                                                       CalibrationWindows windows, PipelineOptions options);
+  ~BlockPipeline();
+
+  int block_count() const;
+  Model& model();
+  const CalibrationWindows& windows() const { return windows_; }
+
+  // Hidden states of all samples from the embedding; or (resume) as an interrupted walk left them.
+  Status embed();
+  // Applies the step to block `index`; blocks come in order. Exit 7 (NU06) with block, site and sample for
+  // activations that are not finite. The block's weights are dropped afterwards, the edits stay in the
+  // source.
+  Status run_block(int index, Step& step);
+  // Statistics of the unchanged model at all sites: the same walk without a step.
+  Status observe_block(int index, const std::function<StatisticSet(Site)>& wanted,
+                       std::map<Site, SiteStatistics>& statistics);
+
+  // Hidden states entering the next block, as chunks in order; of the original model after those of the
+  // compressed one.
+  int64_t state_chunks() const;
+  Result<Tensor> state_chunk(int64_t index);
+  Status restore_state_chunk(int64_t index, std::span<const std::byte> bytes);
+
+  uint64_t spilled_bytes() const;
+
+ private:
+  struct Stream;  // one model with its hidden states and stage inputs
+  BlockPipeline();
+  Status visit(int index, Stream& stream, Site site, int64_t chunk, Tensor& x);
+  Status collect(int index, Site site, StatisticSet wanted, bool cross, SiteStatistics& statistics,
+                 Tensor& cross_moment);
+  Status second_pass(int index, Site site, SiteStatistics& statistics);
+  Status survey(int index, const std::function<StatisticSet(Site)>& wanted,
+                std::map<Site, SiteStatistics>& statistics);
+  Status finish_block(int index, Stream& stream);
+  Result<Tensor> input_again(int index, Stream& stream, Site site, int64_t chunk);
+  Batch batch(int64_t chunk) const;
+
+  CalibrationWindows windows_;
+  PipelineOptions options_;
+  std::vector<int64_t> chunk_rows_;
+  int64_t samples_per_chunk_ = 1;
+  std::shared_ptr<EditedSource> source_;
+  std::unique_ptr<Stream> stream_;
+  std::unique_ptr<Stream> original_;  // null without a cross moment
+  Workspace workspace_;
+};
+
+}  // namespace pare

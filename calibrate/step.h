@@ -1,0 +1,74 @@
+// calibrate/step.h: what a compression method does to one block, as seen by the pipeline.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "calibrate/statistics.h"
+#include "engine/models/edited_source.h"
+#include "engine/models/model.h"
+
+namespace pare {
+
+// The block a step works on: its tensors can be read and replaced. A replaced tensor is used from then on.
+class BlockEdit {
+ public:
+  BlockEdit(Model& model, EditedSource& source, int index) : model_(model), source_(source), index_(index) {}
+
+  int index() const { return index_; }
+  const ModelDescription& description() const { return model_.description(); }
+  const ModelConfig& config() const { return model_.config(); }
+  const WeightSource& source() const { return source_; }
+  // Linears that get this site's activations, in execution order.
+  std::vector<const TensorSpec*> linears(Site site) const;
+  const TensorSpec* find(Role role) const { return description().find(role, index_); }
+  // The bias of a linear; nullptr when it has none.
+  const TensorSpec* bias_of(const TensorSpec& linear) const;
+
+  // Values as they are now: matrices f32 [out, in] whatever the file's orientation, vectors f32. A new
+  // tensor. Exit 4 when the tensor is quantized.
+  Result<Tensor> values(const TensorSpec& spec) const;
+  // New values of the same logical shape, stored as `dtype` in the file's orientation.
+  Status replace(const TensorSpec& spec, const Tensor& values, DType dtype);
+  Status replace(const TensorSpec& spec, std::shared_ptr<const QuantizedTensor> quantized);
+
+ private:
+  Status reload(const TensorSpec& spec);
+  Model& model_;
+  EditedSource& source_;
+  int index_;
+};
+
+// What the linears of one site have seen.
+struct StageInput {
+  Site site = Site::none;
+  const SiteStatistics& statistics;
+  // sum of x_original x^T, f32 [channels, channels]: the same tokens in the uncompressed model and here; only
+  // when the step asked for it.
+  Tensor cross_moment{};
+};
+
+class Step {
+ public:
+  virtual ~Step() = default;
+
+  // Statistics of all sites of the unchanged block, before edit(). All empty: no such pass is made.
+  virtual StatisticSet survey(int block, Site site) const {
+    static_cast<void>(block), static_cast<void>(site);
+    return {};
+  }
+  // May change any tensor of the block in ways that keep its function (folded scales) or not.
+  virtual Status edit(BlockEdit& block, const std::map<Site, SiteStatistics>& survey) {
+    static_cast<void>(block), static_cast<void>(survey);
+    return {};
+  }
+
+  // Then, site by site: statistics of the inputs that the compressed earlier parts produce, and the edit of
+  // the linears that read them.
+  virtual StatisticSet wanted(int block, Site site) const = 0;
+  virtual bool wants_cross_moment() const { return false; }
+  virtual Status compress(BlockEdit& block, const StageInput& input) = 0;
+};
+
+}  // namespace pare
