@@ -81,18 +81,22 @@ struct SafetensorsSpec {
 // element.
 void sort_reference_order(std::vector<SafetensorsSpec>& specs);
 
+// Texts of a header beside `format`, which is always written.
+using SafetensorsMetadata = std::vector<std::pair<std::string, std::string>>;
+
 // u64 length and JSON header of tensors that follow in the order of `specs`; padded with spaces so that the
 // data starts at a multiple of 64 bytes, or at `data_begin` if that is not 0. Exit 6 above the cap of
 // headers.
 Result<std::string> safetensors_header_bytes(std::span<const SafetensorsSpec> specs, uint64_t data_begin,
-                                             std::string_view path);
+                                             std::string_view path, const SafetensorsMetadata& metadata = {});
 
 // Streams a file whose tensors are known beforehand: header first, then the data in the order of `specs`. One
 // tensor may come in any number of pieces.
 class SafetensorsWriter {
  public:
   static Result<SafetensorsWriter> create(const std::string& path, const WriteOptions& options,
-                                          std::vector<SafetensorsSpec> specs);
+                                          std::vector<SafetensorsSpec> specs,
+                                          const SafetensorsMetadata& metadata = {});
 
   const std::vector<SafetensorsSpec>& specs() const { return specs_; }
   Status write(std::span<const std::byte> bytes);  // asserts that no more than the declared bytes come

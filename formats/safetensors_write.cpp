@@ -17,9 +17,12 @@ constexpr uint64_t kLengthBytes = 8;
 constexpr uint64_t kDataAlignment = 64;
 constexpr size_t kReadBackBytes = 1 << 20;
 
-std::string header_json(std::span<const SafetensorsSpec> specs) {
+std::string header_json(std::span<const SafetensorsSpec> specs, const SafetensorsMetadata& metadata) {
   // Text by hand around the escaped names: a document of a million entries would cost ten times its text.
-  std::string text = R"({"__metadata__":{"format":"pt"})";
+  std::string text = R"({"__metadata__":{"format":"pt")";
+  for (const auto& [key, value] : metadata)
+    text += fmt::format(",{}:{}", Json(key).dump(), Json(value).dump());
+  text += '}';
   uint64_t offset = 0;
   for (const SafetensorsSpec& spec : specs) {
     text += fmt::format(R"(,{}:{{"dtype":"{}","shape":[{}],"data_offsets":[{},{}]}})", Json(spec.name).dump(),
@@ -59,8 +62,8 @@ void sort_reference_order(std::vector<SafetensorsSpec>& specs) {
 }
 
 Result<std::string> safetensors_header_bytes(std::span<const SafetensorsSpec> specs, uint64_t data_begin,
-                                             std::string_view path) {
-  std::string json = header_json(specs);
+                                             std::string_view path, const SafetensorsMetadata& metadata) {
+  std::string json = header_json(specs, metadata);
   const uint64_t minimum = kLengthBytes + json.size();
   const uint64_t begin = data_begin != 0 ? data_begin : Checked(minimum).aligned_up(kDataAlignment).value();
   PARE_ASSERT(begin >= minimum, "[safetensors] header of {} bytes does not fit into {}", minimum, begin);
@@ -80,8 +83,9 @@ SafetensorsWriter::SafetensorsWriter(FileWriter writer, std::vector<SafetensorsS
     : writer_(std::move(writer)), specs_(std::move(specs)), end_(total_bytes) {}
 
 Result<SafetensorsWriter> SafetensorsWriter::create(const std::string& path, const WriteOptions& options,
-                                                    std::vector<SafetensorsSpec> specs) {
-  PARE_TRY(const std::string header, safetensors_header_bytes(specs, 0, path));
+                                                    std::vector<SafetensorsSpec> specs,
+                                                    const SafetensorsMetadata& metadata) {
+  PARE_TRY(const std::string header, safetensors_header_bytes(specs, 0, path, metadata));
   uint64_t total = header.size();
   for (const SafetensorsSpec& spec : specs) total += spec.bytes();
   WriteOptions sized = options;
