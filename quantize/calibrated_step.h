@@ -1,0 +1,69 @@
+// quantize/calibrated_step.h: the step that quantizes one block with the statistics of its inputs.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "calibrate/activation_range.h"
+#include "calibrate/step.h"
+#include "engine/core/manifest.h"
+#include "engine/tensor/activation_quant.h"
+#include "quantize/awq.h"
+#include "quantize/gptq.h"
+#include "quantize/hessian.h"
+#include "quantize/method_plan.h"
+
+namespace pare {
+
+struct CalibratedOptions {
+  MethodPlan method;
+  QuantizeOptions quantize;  // importance is set per linear
+  HessianOptions hessian;
+  GptqOptions gptq;
+  AwqOptions awq;
+  std::optional<double> smooth_alpha;  // unset: searched per site
+  // Target the original model's outputs: corrects each weight for what the inputs lost in earlier blocks.
+  bool match_original = false;
+  double match_damping = 0.05;                       // of the correction, as a share of the mean diagonal
+  std::optional<ActivationQuant::Mode> activations;  // of INT8 activations; unset: activations stay floats
+  RangeOptions activation_range;                     // of static ones
+  bool allow_fallback = false;
+};
+
+class CalibratedStep final : public Step {
+ public:
+  // schemes: per tensor of `model`, in its order; tensors outside blocks are ignored.
+  CalibratedStep(const ModelDescription& model, std::vector<std::optional<QuantScheme>> schemes,
+                 CalibratedOptions options);
+
+  StatisticSet survey(int block, Site site) const override;
+  Status edit(BlockEdit& block, const std::map<Site, SiteStatistics>& survey) override;
+  StatisticSet wanted(int block, Site site) const override;
+  bool wants_cross_moment() const override { return options_.match_original; }
+  Status compress(BlockEdit& block, const StageInput& input) override;
+
+  // Manifest entries of the tensors changed since the last call, in the order they were changed.
+  std::vector<TensorRecord> take_records() { return std::exchange(records_, {}); }
+
+ private:
+  const std::optional<QuantScheme>& scheme_of(const TensorSpec& spec) const;
+  bool has_work(int block, Site site) const;
+  Status scale_site(BlockEdit& block, Site site, const SiteStatistics& statistics);
+  Status scale_by_awq(BlockEdit& block, Site site, const SiteStatistics& statistics);
+  Status smooth(BlockEdit& block, Site site, const SiteStatistics& statistics);
+  Result<std::optional<ActivationQuant>> activation_quant(const StageInput& input);
+  Status quantize_linear(BlockEdit& block, const TensorSpec& spec, const StageInput& input,
+                         const HessianFactor* factor, const HessianFactor* match_factor,
+                         const std::vector<float>& importance,
+                         const std::optional<ActivationQuant>& activation);
+
+  const ModelDescription& model_;
+  std::vector<std::optional<QuantScheme>> schemes_;
+  CalibratedOptions options_;
+  std::map<Site, Json> scale_notes_;  // of the current block
+  std::vector<TensorRecord> records_;
+};
+
+}  // namespace pare
