@@ -35,7 +35,8 @@ Result<Weight> Loader::weight(Role role, int block, WeightUse use) const {
 Weight Loader::planned(Role role, int block) const {
   const TensorSpec* spec = description_.find(role, block);
   PARE_ASSERT(spec != nullptr, "[models] no tensor of role {} in block {}", int(role), block);
-  return Weight::planned(spec->name, spec->out(), spec->in(), source_.find(spec->name)->scheme, device_);
+  const StoredTensor* stored = source_.find(spec->name);
+  return Weight::planned(spec->name, spec->out(), spec->in(), stored->scheme, device_, stored->activation);
 }
 
 Result<Tensor> Loader::vector(Role role, int block) const {

@@ -43,7 +43,7 @@ Result<Weight> Weight::make(std::string name, const WeightData& data, bool trans
 }
 
 Weight Weight::planned(std::string name, int64_t out, int64_t in, const std::optional<QuantScheme>& scheme,
-                       Device device) {
+                       Device device, const std::optional<ActivationQuant>& activation) {
   Weight weight;
   weight.name_ = std::move(name);
   weight.out_ = out;
@@ -51,6 +51,7 @@ Weight Weight::planned(std::string name, int64_t out, int64_t in, const std::opt
   weight.device_ = device;
   if (scheme) {
     weight.packed_.scheme = *scheme;
+    weight.packed_.activation = activation;
     weight.packed_.out = out;
     weight.packed_.in = in;
   }

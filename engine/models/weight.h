@@ -24,7 +24,7 @@ class Weight {
   // A weight without values that knows its workspace_bytes(), to plan before loading. scheme: of a quantized
   // one.
   static Weight planned(std::string name, int64_t out, int64_t in, const std::optional<QuantScheme>& scheme,
-                        Device device);
+                        Device device, const std::optional<ActivationQuant>& activation = std::nullopt);
 
   bool defined() const { return dense_.defined() || packed_.defined() || quantized_ != nullptr; }
   // True when nothing of the source's bytes is used any more, so that they may be released.

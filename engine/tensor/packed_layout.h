@@ -23,6 +23,7 @@ struct PackedLayout {
 struct PackedMatrix {
   PackedLayout layout;
   QuantScheme scheme;
+  std::optional<ActivationQuant> activation;  // set: the product is one of integers (integer_product.h)
   int64_t out = 0, in = 0;
   Tensor codes;    // u8, opaque: order as the layout says
   Tensor scales;   // f32, opaque order

@@ -42,6 +42,8 @@ Result<PackedMatrix> CheckBackend::prepack(std::shared_ptr<const QuantizedTensor
   PARE_ASSERT(unpacked.scheme == weight->scheme && unpacked.shape == weight->shape,
               "[check] prepack: {} gives {} {}", weight->scheme.text(), unpacked.scheme.text(),
               unpacked.shape.text());
+  PARE_ASSERT(unpacked.activation == weight->activation, "[check] prepack: {} loses how inputs are rounded",
+              weight->scheme.text());
   require_equal_bytes(what, "codes", unpacked.codes, weight->codes);
   require_equal_bytes(what, "scales", unpacked.scales, weight->scales);
   require_equal_bytes(what, "zero points", unpacked.zero_points, weight->zero_points);

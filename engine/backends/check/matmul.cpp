@@ -90,6 +90,11 @@ void CheckBackend::packed_matmul(const PackedMatmulArgs& a) {
   PackedMatmulArgs tested = a;
   tested.weight = &tested_weight;
   tested_.packed_matmul(tested);
+  if (a.weight->activation) {  // sums of integers: nothing may differ
+    compare(subject("packed_matmul", a.weight->scheme.text() + " weight, " + a.weight->activation->text()),
+            a.out, a.out_stride, want, [](int64_t, int64_t) { return 0.0; });
+    return;
+  }
   std::vector<double> norms;
   for (int64_t n = 0; n < a.n; ++n) norms.push_back(tolerance::quantized_row_norm(*a.weight->canonical, n));
   compare_products(subject("packed_matmul", a.weight->scheme.text() + " weight"), a, norms, before, want);

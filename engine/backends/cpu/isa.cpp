@@ -154,6 +154,10 @@ std::optional<Isa> parse_isa(std::string_view name) {
   return std::nullopt;
 }
 
+bool host_has(std::string_view feature) {
+  return this_host().has(feature);
+}
+
 std::string cpu_features() {
   std::string text;
   for (const Feature& feature : kFeatures) {

@@ -39,5 +39,6 @@ std::optional<Isa> parse_isa(std::string_view name);
 // What the host has, for `pare doctor`: "avx2 fma f16c avx512f ... avx512_vnni avx512_bf16"; "none" without
 // any.
 std::string cpu_features();
+bool host_has(std::string_view feature);  // one of those words; false for others
 
 }  // namespace pare::cpu

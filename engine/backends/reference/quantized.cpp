@@ -3,6 +3,7 @@
 
 #include "engine/backends/reference/backend_class.h"
 #include "engine/core/parallel.h"
+#include "engine/tensor/integer_product.h"
 
 namespace pare::reference {
 namespace {
@@ -14,8 +15,12 @@ constexpr int64_t kLanes =
 
 Result<PackedMatrix> ReferenceBackend::prepack(std::shared_ptr<const QuantizedTensor> weight) {
   PARE_ASSERT(weight != nullptr, "[prepack] nothing to pack");
+  if (weight->activation) {
+    PARE_CHECK(check_integer_product(weight->scheme, *weight->activation, weight->group_index.defined()));
+  }
   PackedMatrix packed;
   packed.scheme = weight->scheme;
+  packed.activation = weight->activation;
   packed.out = weight->out();
   packed.in = weight->in();
   packed.canonical = std::move(weight);
@@ -28,14 +33,60 @@ Result<QuantizedTensor> ReferenceBackend::unpack(const PackedMatrix& packed) {
   return *packed.canonical;
 }
 
-size_t ReferenceBackend::packed_matmul_workspace_bytes(const PackedMatrix& weight, int64_t) const {
+size_t ReferenceBackend::packed_matmul_workspace_bytes(const PackedMatrix& weight, int64_t m) const {
+  if (weight.activation) return size_t(m) * (sizeof(RoundedRow) + size_t(weight.in));
   return size_t(std::min(kLanes, weight.out) * weight.in) * sizeof(float);
 }
+
+namespace {
+
+// Code minus zero of column k.
+int64_t centred_code(const QuantizedTensor& weight, int64_t n, int64_t k, int64_t zero) {
+  const int64_t bits = weight.scheme.bits, first = k * bits;
+  const uint8_t* row = weight.codes.data<uint8_t>() + n * weight.scheme.row_bytes(weight.in());
+  unsigned pair = row[first / 8];
+  if (first % 8 + bits > 8) pair |= unsigned(row[first / 8 + 1]) << 8;
+  return int64_t((pair >> (first % 8)) & unsigned(weight.scheme.code_count() - 1)) - zero;
+}
+
+// integer_product.h, as it stands there.
+void integer_matmul(const PackedMatmulArgs& a) {
+  const QuantizedTensor& weight = *a.weight->canonical;
+  const ActivationQuant& activation = *a.weight->activation;
+  const IntegerSegments segments(weight.scheme, activation, a.k);
+  auto* rows = static_cast<RoundedRow*>(a.workspace);
+  auto* codes = reinterpret_cast<int8_t*>(rows + a.m);
+  for (int64_t m = 0; m < a.m; ++m)
+    rows[m] = round_activations(activation, a.x + m * a.x_stride, a.k, codes + m * a.k);
+  const bool is_tensor = weight.scheme.granularity == QuantScheme::Granularity::tensor;
+  parallel_for(a.n, [&](int64_t n) {
+    for (int64_t m = 0; m < a.m; ++m) {
+      float total = 0.0f;
+      for (int64_t s = 0; s < segments.count; ++s) {
+        const int64_t index = is_tensor ? 0 : n * segments.groups + segments.group_of(s);
+        const int64_t zero = weight.zero_points.defined() ? weight.zero_points.data<uint8_t>()[index]
+                                                          : weight.scheme.symmetric_zero_point();
+        int64_t sum = 0;
+        for (int64_t k = segments.begin(s); k < segments.end(s); ++k)
+          sum += (int64_t(codes[m * a.k + k]) - rows[m].zero_point) * centred_code(weight, n, k, zero);
+        PARE_ASSERT(sum == int64_t(int32_t(sum)), "[packed_matmul] sum {} beyond int32", sum);
+        const float scale = rows[m].scale * float(load(weight.scales.raw(), weight.scales.dtype(), index));
+        total += scale * float(int32_t(sum));
+      }
+      float& out = a.out[m * a.out_stride + n];
+      if (a.bias != nullptr) total += a.bias[n];
+      out = a.accumulate ? out + total : total;
+    }
+  });
+}
+
+}  // namespace
 
 // out[m, n] (+)= sum_k x[m, k] * dequantize(weight)[n, k] + bias[n]
 void ReferenceBackend::packed_matmul(const PackedMatmulArgs& a) {
   PARE_ASSERT(a.weight->layout == PackedLayout{} && a.weight->canonical != nullptr,
               "[packed_matmul] layout {}", a.weight->layout.name);
+  if (a.weight->activation) return integer_matmul(a);
   const int64_t lanes = std::min(kLanes, a.n);
   parallel_for(lanes, [&](int64_t lane) {
     float* weight = static_cast<float*>(a.workspace) + lane * a.k;

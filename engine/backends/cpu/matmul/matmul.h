@@ -33,7 +33,8 @@ void packed_matmul(Isa isa, const PackedMatmulArgs& args);
 std::string matmul_kernel_name(Isa isa, int64_t m, DType weight_dtype);
 std::string matmul_kernel_name(Isa isa, const PackedMatrix& weight, int64_t m);
 
-// For tests and benchmarks: the names that can run a problem, and running with one of them.
+// For tests and benchmarks: the names that can run a problem, and running with one of them. Integer products have
+// their own list (int8.h).
 std::vector<std::string_view> matmul_kernels();
 std::vector<std::string_view> packed_matmul_kernels(const PackedMatrix& weight);
 void matmul_with(std::string_view kernel, Isa isa, const MatmulArgs& args);

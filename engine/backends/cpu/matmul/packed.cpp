@@ -4,6 +4,7 @@
 #include <array>
 
 #include "engine/backends/cpu/matmul/gemm.h"
+#include "engine/backends/cpu/matmul/int8.h"
 #include "engine/backends/cpu/matmul/level.h"
 #include "engine/backends/cpu/matmul/matmul.h"
 #include "engine/backends/cpu/matmul/tile_layout.h"
@@ -173,15 +174,19 @@ const PackedKernel& choose(const LevelKernels& level, const PackedMatrix& weight
 
 // The packed x; the sums of groups are never more.
 size_t packed_matmul_workspace_bytes(Isa, const PackedMatrix& weight, int64_t m) {
+  if (weight.activation) return int8_workspace_bytes(weight, m);
   return gemm_workspace_bytes(m, weight.in);
 }
 
 void packed_matmul(Isa isa, const PackedMatmulArgs& args) {
+  if (is_int8_layout(args.weight->layout)) return int8_matmul(isa, args);
   const LevelKernels& level = level_kernels(isa);
   choose(level, *args.weight, args.m).run(level, args);
 }
 
 std::string matmul_kernel_name(Isa isa, const PackedMatrix& weight, int64_t m) {
+  if (is_int8_layout(weight.layout))
+    return fmt::format("{} {}", int8_kernels(isa).front()->name, weight.layout.name);
   return fmt::format("{} {} {}", isa_name(isa), choose(level_kernels(isa), weight, m).name,
                      weight.layout.name);
 }

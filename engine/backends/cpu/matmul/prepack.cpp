@@ -4,10 +4,12 @@
 #include <cstring>
 #include <vector>
 
+#include "engine/backends/cpu/matmul/int8.h"
 #include "engine/backends/cpu/matmul/matmul.h"
 #include "engine/backends/cpu/matmul/tile_layout.h"
 #include "engine/core/parallel.h"
 #include "engine/tensor/float_formats.h"
+#include "engine/tensor/integer_product.h"
 
 namespace pare::cpu {
 namespace {
@@ -155,8 +157,13 @@ void spread_scales(const QuantizedTensor& weight, const TileGeometry& g, const T
 }  // namespace
 
 Result<PackedMatrix> prepack(Isa isa, std::shared_ptr<const QuantizedTensor> weight) {
+  if (weight->activation) {
+    if (weight->out() > 0 && weight->in() > 0) return int8_prepack(isa, *weight);
+    PARE_CHECK(check_integer_product(weight->scheme, *weight->activation, weight->group_index.defined()));
+  }
   PackedMatrix packed;
   packed.scheme = weight->scheme;
+  packed.activation = weight->activation;
   packed.out = weight->out();
   packed.in = weight->in();
   if (packed.out == 0 || packed.in == 0 || !has_tile_form(*weight)) {

@@ -2,6 +2,7 @@
 #include <cstring>
 #include <vector>
 
+#include "engine/backends/cpu/matmul/int8.h"
 #include "engine/backends/cpu/matmul/matmul.h"
 #include "engine/backends/cpu/matmul/tile_layout.h"
 #include "engine/core/assert.h"
@@ -59,6 +60,7 @@ void gather_scales(const TileGeometry& g, const Tensor& from, Tensor& to) {
 Result<QuantizedTensor> unpack(const PackedMatrix& packed) {
   PARE_ASSERT(packed.defined(), "[unpack] undefined matrix");
   if (packed.canonical != nullptr) return *packed.canonical;
+  if (is_int8_layout(packed.layout)) return int8_unpack(packed);
   PARE_ASSERT(is_tile_layout(packed.layout), "[unpack] layout {}", packed.layout.name);
   const TileGeometry g = tile_geometry(packed.scheme, packed.out, packed.in, packed.layout.row_tile);
   PARE_ASSERT(packed.layout == tile_layout(g), "[unpack] layout {}", packed.layout.name);
