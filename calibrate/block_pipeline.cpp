@@ -242,7 +242,7 @@ Status BlockPipeline::collect(int index, Site site, StatisticSet wanted, bool cr
         add_cross_moment(original.rows(begin, end), x.rows(begin, end), cross_moment, workspace_);
       }
     }
-    options_.advance(x.size(0));
+    PARE_CHECK(options_.advance(x.size(0)));
   }
   if (has_moment) finish_second_moment(statistics.second_moment);
   if (wanted.has(Statistic::histogram)) PARE_CHECK(second_pass(index, site, statistics));
@@ -305,7 +305,7 @@ Status BlockPipeline::survey(int index, const std::function<StatisticSet(Site)>&
         }
         if (!is_normed) model.consume(index, site, x, hidden, workspace_);
       }
-      options_.advance(pass == 0 ? rows.tokens() : 0);
+      PARE_CHECK(options_.advance(pass == 0 ? rows.tokens() : 0));
     }
   }
   for (const Site site : kSites)

@@ -29,8 +29,8 @@ struct PipelineOptions {
   uint64_t memory_limit = 0;       // bytes for the whole process; stores take what the rest leaves
   std::string spill_folder = ".";  // for scratch files
   bool original_stream = false;    // also run the uncompressed model, for cross moments
-  // Work done so far, in token-blocks; called after each chunk of each stage.
-  std::function<void(int64_t tokens)> advance = [](int64_t) {};
+  // Called after each chunk of each pass with its tokens; an error ends the walk (a stop that cannot wait).
+  std::function<Status(int64_t tokens)> advance = [](int64_t) { return Status(); };
 };
 
 // Bytes that a pipeline needs whatever the ceiling: weights of the largest block, statistics, workspace.

@@ -1,0 +1,233 @@
+#include "quantize/quantize_job.h"
+
+#include <map>
+#include <set>
+#include <utility>
+
+#include "engine/core/memory.h"
+#include "engine/core/signals.h"
+#include "engine/core/text.h"
+#include "engine/tensor/tensor_scan.h"
+#include "quantize/tensor_archive.h"
+
+namespace pare {
+namespace {
+
+// The position of a job: {blocks: [description of the block's tensors], records: manifest entries, states:
+// [objects]}.
+struct Position {
+  Json blocks = Json::array();
+  std::vector<TensorRecord> records;
+  std::vector<Hash128> states;
+
+  int next_block() const { return int(blocks.size()); }
+};
+
+Error damaged_position(const JobFolder& folder) {
+  return Error{.exit = Exit::malformed,
+               .rule = {},
+               .path = folder.path(),
+               .where = "position",
+               .what = "not the position of a quantization job; --restart begins anew",
+               .got = {},
+               .limit = {}};
+}
+
+Result<Position> read_position(const JobFolder& folder) {
+  Position position;
+  if (folder.position().is_null()) return position;
+  const Json* blocks = folder.position().find("blocks");
+  const Json* records = folder.position().find("records");
+  const Json* states = folder.position().find("states");
+  if (blocks == nullptr || !blocks->is_array() || records == nullptr || states == nullptr ||
+      !states->is_array())
+    return damaged_position(folder);
+  position.blocks = *blocks;
+  PARE_TRY(Manifest manifest, Manifest::from_json(*records, folder.path()));
+  position.records = std::move(manifest.tensors);
+  for (const Json& state : states->items()) {
+    const auto hash = state.is_string() ? Hash128::from_hex(state.as_string()) : std::nullopt;
+    if (!hash) return damaged_position(folder);
+    position.states.push_back(*hash);
+  }
+  return position;
+}
+
+Status commit(JobFolder& folder, const Position& position) {
+  Json json = Json::object();
+  json["blocks"] = position.blocks;
+  Manifest records;
+  records.tensors = position.records;
+  json["records"] = records.to_json();
+  Json states = Json::array();
+  for (const Hash128& state : position.states) states.push_back(Json(state.hex()));
+  json["states"] = std::move(states);
+  std::vector<Hash128> objects = position.states;
+  for (const Json& block : position.blocks.items())
+    objects.push_back(*Hash128::from_hex(block.find("object")->as_string()));
+  return folder.commit(std::move(json), std::move(objects));
+}
+
+// Moves the block's changed tensors from the overlay into the job.
+Result<Json> archive_block(const QuantizeJob& job, int block, EditedSource& source, JobFolder& folder) {
+  std::vector<ArchivedTensor> tensors;
+  for (const TensorSpec& spec : job.model.tensors) {
+    if (spec.block != block || !source.is_edited(spec.name)) continue;
+    PARE_TRY(WeightData data, source.load(spec.name));
+    const bool is_vector = !data.is_quantized() && data.dense().shape().rank() == 1;
+    if (!data.is_quantized() && !is_vector) {
+      // Scaled but not rounded (excluded by the user): back to the type it had.
+      const DType stored = job.source->find(spec.name)->dtype;
+      PARE_TRY(Tensor dense, converted(data.dense(), stored));
+      data.form = std::move(dense);
+    }
+    tensors.push_back({.name = spec.name, .data = std::move(data)});
+  }
+  PARE_TRY(Json description, put_tensors(folder, tensors));
+  for (const ArchivedTensor& tensor : tensors) source.discard(tensor.name);
+  return description;
+}
+
+Status save_states(BlockPipeline& pipeline, JobFolder& folder, Position& position) {
+  position.states.clear();
+  for (int64_t chunk = 0; chunk < pipeline.state_chunks(); ++chunk) {
+    PARE_TRY(const Tensor state, pipeline.state_chunk(chunk));
+    PARE_TRY(const Hash128 hash, folder.put({state.raw(), state.size_bytes()}));
+    position.states.push_back(hash);
+  }
+  return {};
+}
+
+Status restore_states(BlockPipeline& pipeline, const JobFolder& folder, const Position& position) {
+  if (int64_t(position.states.size()) != pipeline.state_chunks()) return damaged_position(folder);
+  for (int64_t chunk = 0; chunk < pipeline.state_chunks(); ++chunk) {
+    PARE_TRY(const auto file, folder.get(position.states[size_t(chunk)]));
+    PARE_CHECK(pipeline.restore_state_chunk(chunk, file->bytes()));
+    file->drop(0, file->bytes().size());
+  }
+  return {};
+}
+
+// Manifest entry of a tensor that was not compressed.
+TensorRecord copied(const StoredTensor& stored, bool is_scaled) {
+  TensorRecord record;
+  record.name = stored.name;
+  record.kind = "dense";
+  record.scheme = std::string(dtype_name(stored.dtype));
+  record.shape = {stored.shape.sizes().begin(), stored.shape.sizes().end()};
+  record.method_asked = record.method_applied = is_scaled ? "scale" : "copy";
+  return record;
+}
+
+Result<WeightData> rounded_table(const QuantizeJob& job, const TensorSpec& spec, const QuantScheme& scheme,
+                                 Manifest& manifest) {
+  PARE_TRY(const WeightData data, job.source->load(spec.name));
+  PARE_CHECK(require_finite(data.dense(), spec.name, job.source->path()));
+  PARE_TRY(const QuantizeMethod* rtn, find_quantize_method("rtn"));
+  QuantizeOptions options;
+  options.clamp_scales = job.options.quantize.clamp_scales;
+  if (scheme.bits < 8 && scheme.granularity != QuantScheme::Granularity::tensor) {
+    options.clip_search = true;
+    options.clip.power = 2.0;
+  }
+  auto output = rtn->quantize(data.dense(), scheme, options, spec.name);
+  if (!output) {
+    if (output.error().path.empty()) output.error().path = job.source->path();
+    return output.error();
+  }
+  TensorRecord record;
+  record.name = spec.name;
+  record.kind = "quantized";
+  record.scheme = scheme.text();
+  record.shape = {spec.out(), spec.in()};
+  record.method_asked = record.method_applied = options.clip_search ? "rtn+mse" : "rtn";
+  record.relative_error = output->relative_error;
+  record.max_error = output->max_error;
+  record.bits_per_weight = scheme.bits_per_weight(spec.out(), spec.in());
+  manifest.tensors.push_back(std::move(record));
+  return WeightData{.form = std::make_shared<const QuantizedTensor>(std::move(output->tensor))};
+}
+
+}  // namespace
+
+Result<QuantizeJobResult> compress_blocks(const QuantizeJob& job, JobFolder& folder) {
+  QuantizeJobResult result;
+  PARE_TRY(Position position, read_position(folder));
+  result.first_block = position.next_block();
+  const int blocks = int(job.model.config.block_count());
+  if (result.first_block == blocks) return result;
+  const auto edited = std::make_shared<EditedSource>(job.source);
+  PARE_TRY(const auto pipeline, BlockPipeline::create(edited, job.source, job.windows,
+                                                      {.memory_limit = job.memory_limit,
+                                                       .spill_folder = folder.path(),
+                                                       .original_stream = job.options.match_original,
+                                                       .advance = job.advance}));
+  if (result.first_block > 0) {
+    PARE_CHECK(restore_states(*pipeline, folder, position));
+  } else {
+    PARE_CHECK(pipeline->embed());
+  }
+  CalibratedStep step(job.model, job.schemes, job.options);
+  for (int block = result.first_block; block < blocks; ++block) {
+    PARE_CHECK(pipeline->run_block(block, step));
+    for (TensorRecord& record : step.take_records()) position.records.push_back(std::move(record));
+    PARE_TRY(Json archived, archive_block(job, block, *edited, folder));
+    position.blocks.push_back(std::move(archived));
+    if (block + 1 < blocks) {
+      PARE_CHECK(save_states(*pipeline, folder, position));
+    } else {
+      position.states.clear();
+    }
+    PARE_CHECK(commit(folder, position));
+    job.block_done(block);
+    if (interrupted()) return folder.interrupted_error();
+  }
+  result.spilled_bytes = pipeline->spilled_bytes();
+  return result;
+}
+
+Status write_compressed(const QuantizeJob& job, const JobFolder& folder, WeightSink& sink,
+                        Manifest& manifest) {
+  PARE_TRY(const Position position, read_position(folder));
+  std::map<std::string, const TensorRecord*> records;
+  for (const TensorRecord& record : position.records) records[record.name] = &record;
+  int loaded_block = -1;
+  std::map<std::string, WeightData> changed;  // of the loaded block
+  for (size_t i = 0; i < job.model.tensors.size(); ++i) {
+    const TensorSpec& spec = job.model.tensors[i];
+    const StoredTensor* stored = job.source->find(spec.name);
+    if (stored == nullptr) continue;
+    if (spec.block >= 0 && spec.block < int(position.blocks.size()) && spec.block != loaded_block) {
+      changed.clear();
+      PARE_TRY(auto tensors, get_tensors(folder, position.blocks[size_t(spec.block)]));
+      for (ArchivedTensor& tensor : tensors) changed.emplace(tensor.name, std::move(tensor.data));
+      loaded_block = spec.block;
+    }
+    const auto found = changed.find(spec.name);
+    if (found != changed.end()) {
+      PARE_CHECK(sink.put(spec.name, found->second));
+      const auto record = records.find(spec.name);
+      if (record != records.end()) {
+        manifest.tensors.push_back(*record->second);
+      } else {
+        StoredTensor scaled = *stored;
+        scaled.dtype = found->second.dense().dtype();
+        manifest.tensors.push_back(copied(scaled, true));
+      }
+      changed.erase(found);
+    } else if (job.schemes[i] && !spec.is_linear) {
+      PARE_TRY(const WeightData table, rounded_table(job, spec, *job.schemes[i], manifest));
+      PARE_CHECK(sink.put(spec.name, table));
+    } else {
+      PARE_TRY(const WeightData data, job.source->load(spec.name));
+      if (!data.is_quantized()) PARE_CHECK(require_finite(data.dense(), spec.name, job.source->path()));
+      PARE_CHECK(sink.put(spec.name, data));
+      manifest.tensors.push_back(copied(*stored, false));
+    }
+    job.source->release(spec.name);
+    sample_private_bytes();
+  }
+  return job.source->check_unchanged();
+}
+
+}  // namespace pare

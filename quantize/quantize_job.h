@@ -1,0 +1,43 @@
+// quantize/quantize_job.h: calibrated quantization of a whole model as a job that can be stopped and resumed.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "calibrate/block_pipeline.h"
+#include "engine/core/job_folder.h"
+#include "engine/core/manifest.h"
+#include "engine/models/weight_sink.h"
+#include "quantize/calibrated_step.h"
+
+namespace pare {
+
+struct QuantizeJob {
+  std::shared_ptr<const WeightSource> source;
+  ModelDescription model;
+  std::vector<std::optional<QuantScheme>> schemes;  // per tensor of `model`
+  CalibratedOptions options;
+  CalibrationWindows windows;
+  uint64_t memory_limit = 0;
+  std::function<void(int block)> block_done = [](int) {};
+  // After each chunk of activations; an error ends the job at once, keeping the last commit.
+  std::function<Status(int64_t tokens)> advance = [](int64_t) { return Status(); };
+};
+
+struct QuantizeJobResult {
+  uint64_t spilled_bytes = 0;
+  int first_block = 0;  // where the job was resumed
+};
+
+// Compresses all blocks that the job has not done yet, with a commit after each. Exit 75 after a commit when
+// a stop signal came.
+Result<QuantizeJobResult> compress_blocks(const QuantizeJob& job, JobFolder& folder);
+
+// Writes the whole model in its order: changed tensors from the job, embedding and head rounded to nearest
+// where they have a scheme, the rest as it is; records each in `manifest.tensors`.
+Status write_compressed(const QuantizeJob& job, const JobFolder& folder, WeightSink& sink,
+                        Manifest& manifest);
+
+}  // namespace pare
