@@ -130,8 +130,9 @@ Status JobFolder::start(const Json& identity) {
   PARE_ASSERT(!s.started, "[job] {} started twice", path());
   PARE_ASSERT(identity.is_object() && identity.find("job") == nullptr,
               "[job] an identity is an object without a member 'job'");
-  Json full = Json::object();
-  full["job"]["format"] = kJobFormat;
+  Json layout = Json::object(), full = Json::object();
+  layout["format"] = kJobFormat;
+  full["job"] = std::move(layout);
   for (const auto& [name, value] : identity.members()) full[name] = value;
   PARE_CHECK(s.mode == JobMode::resume ? s.load(full) : s.create(full));
   PARE_TRY(const JobListing listing, s.store.list());

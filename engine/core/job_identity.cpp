@@ -25,11 +25,12 @@ bool is_hash(std::string_view text) {
          });
 }
 
-// Hashes bare, other values as quoted text; numbers and words are what they are.
+// Hashes bare, other texts quoted; numbers and words are what they are.
 std::string shown(const std::string& value) {
-  if (value.size() < 2 || value.front() != '"') return value;
-  const std::string inside = value.substr(1, value.size() - 2);
-  return is_hash(inside) ? inside : quote(inside);
+  if (!value.starts_with('"')) return value;
+  const auto text = parse_json(value, "", {.max_bytes = value.size(), .want_object = false});
+  if (!text || !text->is_string()) return quote(value);
+  return is_hash(text->as_string()) ? text->as_string() : quote(text->as_string());
 }
 
 const std::string* find_leaf(const std::map<std::string, const std::string*>& leaves,

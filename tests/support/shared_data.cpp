@@ -17,8 +17,8 @@ std::string shared_root() {
 // One folder per process; its destructor runs at exit.
 struct TemporaryRoot {
   std::filesystem::path path;
-  TemporaryRoot() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "pare-test-XXXXXX").string();
+  explicit TemporaryRoot(const std::filesystem::path& parent) {
+    std::string pattern = (parent / "pare-test-XXXXXX").string();
     if (::mkdtemp(pattern.data()) == nullptr) std::abort();
     path = pattern;
   }
@@ -26,6 +26,14 @@ struct TemporaryRoot {
     std::error_code ignored;
     std::filesystem::remove_all(path, ignored);
   }
+
+  std::string next_folder() {
+    const std::filesystem::path folder = path / std::to_string(counter++);
+    std::filesystem::create_directories(folder);
+    return folder.string();
+  }
+
+  std::atomic<int> counter{0};
 };
 
 }  // namespace
@@ -42,11 +50,15 @@ std::string source_path(const std::string& relative) {
 }
 
 std::string temporary_folder() {
-  static TemporaryRoot root;
-  static std::atomic<int> counter{0};
-  const std::filesystem::path folder = root.path / std::to_string(counter++);
-  std::filesystem::create_directories(folder);
-  return folder.string();
+  static TemporaryRoot root(std::filesystem::temp_directory_path());
+  return root.next_folder();
+}
+
+std::string memory_folder() {
+  const char* memory = "/dev/shm";
+  if (::access(memory, W_OK | X_OK) != 0) return temporary_folder();
+  static TemporaryRoot root(memory);
+  return root.next_folder();
 }
 
 }  // namespace pare::test

@@ -15,6 +15,8 @@ std::string source_path(const std::string& relative);
 
 // A fresh empty folder for the running test, removed when the process ends.
 std::string temporary_folder();
+// The same in memory where the system has that: for loops of thousands of syncs.
+std::string memory_folder();
 
 }  // namespace pare::test
 
