@@ -8,6 +8,7 @@
 #include "engine/backends/reference/reference_backend.h"
 #include "engine/core/text.h"
 #include "engine/tensor/backend.h"
+#include "engine/tensor/cholesky.h"
 
 namespace pare::cli {
 
@@ -32,6 +33,10 @@ Status install_backends(const std::string& cpu_profile) {
   install_backend(make_cpu_backend(level));
   install_backend(make_check_backend(backend_for(Device::cpu()), backend_for(Device::reference()), {}));
   return {};
+}
+
+std::string arithmetic_profile() {
+  return "cpu " + std::string(cpu::isa_name(cpu::best_isa())) + "; " + factorization_library();
 }
 
 }  // namespace pare::cli

@@ -11,4 +11,7 @@ namespace pare::cli {
 // Exit 2 for a malformed level.
 Status install_backends(const std::string& cpu_profile);
 
+// The kernels that results depend on: "cpu avx512; OpenBLAS 0.3.21 SkylakeX".
+std::string arithmetic_profile();
+
 }  // namespace pare::cli

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "engine/core/assert.h"
+
 namespace pare {
 namespace {
 
@@ -50,11 +52,12 @@ __attribute__((target("avx512f,avx512vl"))) double error_avx512(const float* val
 }
 #endif
 
-ErrorFunction choose() {
+ErrorFunction function_of(VectorLevel level) {
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl")) return error_avx512;
-  if (__builtin_cpu_supports("avx2")) return error_avx2;
+  if (level == VectorLevel::avx512) return error_avx512;
+  if (level == VectorLevel::avx2) return error_avx2;
 #endif
+  PARE_ASSERT(level == VectorLevel::generic, "[grid_error] level {} on this machine", int(level));
   return error_generic;
 }
 
@@ -70,8 +73,8 @@ PaddedGroup::PaddedGroup(std::span<const float> values, std::span<const float> i
   }
 }
 
-double squared_error(const QuantScheme& scheme, const Grid& grid, const PaddedGroup& group) {
-  static const ErrorFunction function = choose();
+double squared_error(const QuantScheme& scheme, const Grid& grid, const PaddedGroup& group,
+                     VectorLevel level) {
   const bool is_narrow = scheme.is_symmetric() && scheme.range == QuantScheme::Range::narrow;
   const AffineGrid affine{.scale = grid.scale,
                           .inverse = 1.0f / grid.scale,
@@ -79,7 +82,7 @@ double squared_error(const QuantScheme& scheme, const Grid& grid, const PaddedGr
                           .zero = float(grid.zero_point),
                           .bottom = is_narrow ? 1.0f : 0.0f,
                           .top = float(scheme.code_count() - 1)};
-  return function(group.values(), group.importance(), group.size(), affine);
+  return function_of(level)(group.values(), group.importance(), group.size(), affine);
 }
 
 }  // namespace pare

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "quantize/grid.h"
+#include "quantize/vector_level.h"
 
 namespace pare {
 
@@ -25,6 +26,7 @@ class PaddedGroup {
 
 // sum u (dequantize(quantize(v)) - v)^2. Divides by multiplying with the reciprocal, so a value on a rounding
 // tie may take the other code: for ranking grids only.
-double squared_error(const QuantScheme& scheme, const Grid& grid, const PaddedGroup& group);
+double squared_error(const QuantScheme& scheme, const Grid& grid, const PaddedGroup& group,
+                     VectorLevel level = host_vector_level());
 
 }  // namespace pare

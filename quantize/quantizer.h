@@ -18,6 +18,7 @@ struct QuantizeOptions {
   ClipSearch clip{};
   // Weight of each column in the search, [in], >= 0 (the mean square of the input channel); empty: all equal.
   std::span<const float> importance = {};
+  std::optional<ActivationQuant> activation = {};  // how inputs of linears are rounded; noted in the codes
   bool clamp_scales = false;  // scales outside their storage type are clamped and counted instead of exit 7
 };
 

@@ -40,6 +40,7 @@ TensorRecord quantized(const TensorSpec& spec, const QuantizeOutput& output, con
     record.clipped_share =
         double(output.clipped_weights) / double(std::max<int64_t>(1, output.tensor.shape.numel()));
   }
+  if (output.tensor.activation) record.extra["activation"] = output.tensor.activation->text();
   if (output.raised_scales > 0) record.extra["raised_scales"] = Json(output.raised_scales);
   if (output.clamped_scales > 0) record.extra["clamped_scales"] = Json(output.clamped_scales);
   return record;
@@ -116,6 +117,7 @@ Status quantize_stream(const WeightSource& source, const ModelDescription& model
         if (output.error().path.empty()) output.error().path = source.path();
         return output.error();
       }
+      if (spec.is_linear) output->tensor.activation = options.activation;
       manifest.tensors.push_back(quantized(spec, *output, method, options));
       auto tensor = std::make_shared<const QuantizedTensor>(std::move(output->tensor));
       sample_private_bytes();

@@ -6,7 +6,18 @@
 
 #include "engine/core/assert.h"
 
+extern "C" {
+char* openblas_get_config();
+char* openblas_get_corename();
+}
+
 namespace pare {
+
+std::string factorization_library() {
+  const std::string config = openblas_get_config();  // "OpenBLAS 0.3.21 NO_LAPACKE ..."
+  const size_t version = config.find(' ', config.find(' ') + 1);
+  return config.substr(0, version) + " " + openblas_get_corename();
+}
 
 std::optional<InverseFactor> inverse_cholesky(std::vector<double> matrix, int64_t n) {
   PARE_ASSERT(n > 0 && int64_t(matrix.size()) == n * n, "[cholesky] {} values for order {}", matrix.size(),

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <vector>
 
 namespace pare {
@@ -16,5 +17,8 @@ struct InverseFactor {
 // gives R = J L J (upper, A = R R^T) and U = R^-1. Nothing when A is not positive definite or the result is
 // not finite. In double, on one thread, so the bytes do not depend on the number of threads.
 std::optional<InverseFactor> inverse_cholesky(std::vector<double> matrix, int64_t n);
+
+// The library behind it and the kernels it chose, "OpenBLAS 0.3.21 SkylakeX"; part of the arithmetic profile.
+std::string factorization_library();
 
 }  // namespace pare

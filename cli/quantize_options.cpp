@@ -1,0 +1,259 @@
+#include "cli/quantize_options.h"
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+
+namespace pare::cli {
+namespace {
+
+Error contradiction(const std::string& option, const std::string& what, const std::string& got) {
+  return Error{.exit = Exit::usage,
+               .rule = "CL13",
+               .path = option,
+               .where = {},
+               .what = what,
+               .got = got,
+               .limit = {}};
+}
+
+Result<Selection> make_selection(const QuantizeArguments& arguments) {
+  Selection selection;
+  PARE_TRY(selection.scheme, QuantScheme::parse(arguments.scheme));
+  if (!arguments.embedding.empty()) {
+    PARE_TRY(selection.embedding_scheme, QuantScheme::parse(arguments.embedding));
+  }
+  if (!arguments.head.empty()) {
+    PARE_TRY(selection.head_scheme, QuantScheme::parse(arguments.head));
+  }
+  selection.include = arguments.include;
+  selection.exclude = arguments.exclude;
+  for (const std::string& text : arguments.overrides) {
+    PARE_TRY(auto rule, parse_override(text));
+    selection.overrides.push_back(std::move(rule));
+  }
+  return selection;
+}
+
+Status apply_clip(const QuantizeArguments& arguments, CalibratedOptions& options) {
+  MethodPlan::Range& range = options.method.range;
+  if (arguments.clip == "auto") return {};
+  if (range != MethodPlan::Range::standard)
+    return contradiction("--clip", "the method names a search of its own", arguments.method);
+  if (arguments.clip == "none") range = MethodPlan::Range::min_max;
+  if (arguments.clip == "mse") range = MethodPlan::Range::squared;
+  if (arguments.clip == "importance") range = MethodPlan::Range::importance;
+  if (arguments.clip == "p2.4") {
+    options.quantize.clip_search = true;
+    options.quantize.clip.power = 2.4;
+  }
+  return {};
+}
+
+Status apply_activations(const QuantizeArguments& arguments, CalibratedOptions& options) {
+  PARE_TRY(options.activation_range.observer, parse_range_observer(arguments.observer));
+  if (arguments.activations == "none") return {};
+  options.activations = arguments.activations == "static" ? ActivationQuant::Mode::static_tensor
+                                                          : ActivationQuant::Mode::dynamic_token;
+  return {};
+}
+
+}  // namespace
+
+std::string formatted(double value, const char* format) {
+  char text[64];
+  std::snprintf(text, sizeof text, format, value);
+  return text;
+}
+
+Result<QuantizeSettings> quantize_settings(const QuantizeArguments& arguments) {
+  QuantizeSettings settings;
+  CalibratedOptions& options = settings.calibrated;
+  PARE_TRY(options.method, parse_method(arguments.method));
+  PARE_CHECK(apply_clip(arguments, options));
+  PARE_CHECK(apply_activations(arguments, options));
+  PARE_TRY(settings.selection, make_selection(arguments));
+  options.quantize.clamp_scales = arguments.clamp;
+  options.hessian.damping = arguments.damping;
+  options.hessian.act_order = arguments.order == "act";
+  options.gptq.block = arguments.block;
+  options.gptq.static_groups = arguments.groups == "static";
+  options.match_original = arguments.inputs == "both";
+  if (arguments.alpha > 0.0) options.smooth_alpha = arguments.alpha;
+  options.allow_fallback = arguments.allow_fallback;
+  if (arguments.resume && arguments.restart)
+    return contradiction("--resume", "cannot be given together with --restart", "both");
+  if (!arguments.data.empty() && !arguments.statistics.empty())
+    return contradiction("--data", "cannot be given together with --statistics", "both");
+  const bool wants_data = options.method.needs_data() || arguments.activations == "static";
+  if (wants_data && arguments.data.empty() && arguments.statistics.empty())
+    return contradiction(arguments.activations == "static" ? "--activations" : "--method",
+                         "needs calibration data; give --data FILE",
+                         arguments.activations == "static" ? "static" : arguments.method);
+  return settings;
+}
+
+bool is_calibrated(const QuantizeArguments& arguments, const QuantizeSettings& settings) {
+  return settings.calibrated.method.needs_data() || !arguments.data.empty() ||
+         settings.calibrated.activations == ActivationQuant::Mode::static_tensor;
+}
+
+Json canonical_options(const QuantizeArguments& arguments, const QuantizeSettings& settings) {
+  const Selection& selection = settings.selection;
+  Json json = Json::object();
+  json["method"] = settings.calibrated.method.text();
+  json["scheme"] = selection.scheme.text();
+  json["embedding"] = selection.embedding_scheme ? Json(selection.embedding_scheme->text()) : Json("keep");
+  json["head"] = selection.head_scheme ? Json(selection.head_scheme->text()) : Json("keep");
+  json["clip"] = arguments.clip;
+  json["clamp"] = arguments.clamp;
+  json["activations"] = arguments.activations;
+  if (arguments.activations == "static") json["observer"] = arguments.observer;
+  json["kv"] = arguments.kv;
+  for (const auto& [key, values] :
+       {std::pair{"include", &arguments.include}, std::pair{"exclude", &arguments.exclude},
+        std::pair{"set", &arguments.overrides}}) {
+    Json list = Json::array();
+    for (const std::string& value : *values) list.push_back(Json(value));
+    json[key] = std::move(list);
+  }
+  if (!is_calibrated(arguments, settings)) return json;
+  json["samples"] = Json(arguments.samples);
+  json["damping"] = arguments.damping;
+  json["block"] = Json(arguments.block);
+  json["order"] = arguments.order;
+  json["groups"] = arguments.groups;
+  json["inputs"] = arguments.inputs;
+  json["alpha"] = arguments.alpha > 0.0 ? Json(arguments.alpha) : Json("searched");
+  json["allow_fallback"] = arguments.allow_fallback;
+  return json;
+}
+
+namespace {
+
+void add_selection_options(CLI::App& verb, QuantizeArguments& arguments) {
+  const auto patterns = [&](const char* name, std::vector<std::string>& target, const char* help,
+                            const char* type) {
+    verb.add_option(name, target, help)
+        ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+        ->allow_extra_args(false)
+        ->type_name(type);
+  };
+  verb.add_option("--embedding", arguments.embedding, "scheme of the token embedding (default: keep)")
+      ->type_name("SCHEME");
+  verb.add_option("--head", arguments.head, "scheme of a separate output head (default: keep)")
+      ->type_name("SCHEME");
+  patterns("--include", arguments.include, "only matrices whose name matches, for example 'layers.*.mlp.*'",
+           "PATTERN");
+  patterns("--exclude", arguments.exclude, "not the matrices whose name matches", "PATTERN");
+  patterns("--set", arguments.overrides, "another scheme for some: 'layers.*.down_proj=int8', or '...=keep'",
+           "PATTERN=SCHEME");
+}
+
+void add_calibration_options(CLI::App& verb, QuantizeArguments& arguments) {
+  verb.add_option("--data", arguments.data,
+                  "calibration data: text, JSONL with `text` or `messages`, or token ids in safetensors")
+      ->type_name("FILE")
+      ->group("Calibration");
+  verb.add_option("--samples", arguments.samples, "windows drawn from the data")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 24))
+      ->capture_default_str()
+      ->type_name("N")
+      ->group("Calibration");
+  verb.add_option("--context", arguments.context,
+                  "tokens per window (default: 2048, or the model's context if shorter)")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 24))
+      ->type_name("N")
+      ->group("Calibration");
+  verb.add_option("--damping", arguments.damping,
+                  "share of the mean diagonal added to the second moment (gptq)")
+      ->check(CLI::Range(1e-8, 1e3))
+      ->capture_default_str()
+      ->type_name("X")
+      ->group("Calibration");
+  verb.add_option("--order", arguments.order, "columns by activity or as they stand (gptq): act, natural")
+      ->check(CLI::IsMember({"act", "natural"}))
+      ->capture_default_str()
+      ->type_name("ORDER")
+      ->group("Calibration");
+  verb.add_option("--groups", arguments.groups,
+                  "grids of groups fitted before or during the sweep (gptq): static, dynamic")
+      ->check(CLI::IsMember({"static", "dynamic"}))
+      ->capture_default_str()
+      ->type_name("WHEN")
+      ->group("Calibration");
+  verb.add_option("--block-size", arguments.block, "columns between updates of the rest (gptq)")
+      ->check(CLI::Range(int64_t{1}, int64_t{65536}))
+      ->capture_default_str()
+      ->type_name("N")
+      ->group("Calibration");
+  verb.add_option(
+          "--inputs", arguments.inputs,
+          "what each matrix makes up for: compressed (its own rounding), or both (also what its inputs "
+          "lost before it; runs the original model beside)")
+      ->check(CLI::IsMember({"compressed", "both"}))
+      ->capture_default_str()
+      ->type_name("STREAMS")
+      ->group("Calibration");
+  verb.add_option("--alpha", arguments.alpha,
+                  "share of outliers moved into weights (smoothquant; default: searched)")
+      ->check(CLI::Range(0.01, 0.99))
+      ->type_name("X")
+      ->group("Calibration");
+  verb.add_flag("--allow-fallback", arguments.allow_fallback,
+                "round to nearest where the method cannot work, and count it, instead of stopping")
+      ->group("Calibration");
+}
+
+void add_job_options(CLI::App& verb, QuantizeArguments& arguments) {
+  verb.add_option("--work-dir", arguments.work_dir, "folder of the job's state (default: OUT.pare-job)")
+      ->type_name("DIR")
+      ->group("Job");
+  verb.add_flag("--resume", arguments.resume, "continue an interrupted job")->group("Job");
+  verb.add_flag("--restart", arguments.restart, "discard an interrupted job and begin anew")->group("Job");
+  verb.add_flag("--keep-work", arguments.keep_work, "keep the job's folder at the end")->group("Job");
+}
+
+}  // namespace
+
+void add_quantize_options(CLI::App& verb, QuantizeArguments& arguments) {
+  verb.add_option("MODEL", arguments.model, "what to compress")->required();
+  verb.add_option("-o,--output", arguments.output.path,
+                  "where to write: NAME.pare, or a directory of safetensors")
+      ->required()
+      ->type_name("OUT");
+  verb.add_option("--scheme", arguments.scheme,
+                  "bits, granularity and symmetry: int8-ch, int4-g128, int4-g64-asym, int3-g32, nf4-g64, "
+                  "fp8-e4m3-ch ...")
+      ->capture_default_str()
+      ->type_name("SCHEME");
+  verb.add_option("--method", arguments.method,
+                  "how codes are chosen: rtn (round to nearest), gptq, hqq, kmeans; before them awq or "
+                  "smoothquant (channel scales); with a search of ranges mse or importance; joined by '+': "
+                  "awq+gptq")
+      ->capture_default_str()
+      ->type_name("METHOD");
+  verb.add_option("--clip", arguments.clip,
+                  "search for a smaller range per group: auto (of the method), none, mse (squared error), "
+                  "importance (weighted by the inputs) or p2.4")
+      ->check(CLI::IsMember({"auto", "none", "mse", "importance", "p2.4"}))
+      ->capture_default_str()
+      ->type_name("SEARCH");
+  verb.add_option("--activations", arguments.activations,
+                  "INT8 products: none, dynamic (a scale per token), static (one per site, from the data)")
+      ->check(CLI::IsMember({"none", "dynamic", "static"}))
+      ->capture_default_str()
+      ->type_name("MODE");
+  verb.add_option("--observer", arguments.observer,
+                  "range of static activations: minmax, moving-average, percentile, mse, entropy")
+      ->capture_default_str()
+      ->type_name("OBSERVER");
+  add_selection_options(verb, arguments);
+  verb.add_flag("--clamp", arguments.clamp,
+                "clamp and count scales that their type cannot hold, instead of stopping");
+  verb.add_flag("--dry-run", arguments.dry_run, "say what would be written and what it would take, and stop");
+  verb.add_flag("--force", arguments.output.force, "replace an existing output");
+  add_calibration_options(verb, arguments);
+  add_job_options(verb, arguments);
+}
+
+}  // namespace pare::cli
