@@ -2,10 +2,8 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
-#include <string>
 
-#include "engine/tensor/ops.h"
+#include "evaluate/scores.h"
 
 namespace pare {
 namespace {
@@ -76,40 +74,6 @@ class Walker {
   Stopwatch watch_;
 };
 
-// Scores of one chunk of rows.
-struct ChunkScores {
-  Tensor targets, log_sum_exp, nll, best;
-  static Result<ChunkScores> allocate(int64_t rows) {
-    ChunkScores scores;
-    PARE_TRY(scores.targets, Tensor::allocate(DType::i32, {rows}));
-    PARE_TRY(scores.log_sum_exp, Tensor::allocate(DType::f64, {rows}));
-    PARE_TRY(scores.nll, Tensor::allocate(DType::f64, {rows}));
-    PARE_TRY(scores.best, Tensor::allocate(DType::i32, {rows}));
-    return scores;
-  }
-  ChunkScores first(int64_t rows, Device device) const {
-    return {targets.rows(0, rows).on(device), log_sum_exp.rows(0, rows).on(device),
-            nll.rows(0, rows).on(device), best.rows(0, rows).on(device)};
-  }
-};
-
-// What the whole run collects, one entry per scored token.
-struct Collected {
-  std::vector<double> nll, reference_nll, kl;
-  std::vector<uint8_t> same_best;
-  std::vector<int64_t> positions, window_sizes;
-};
-
-Error non_finite(const WeightSource& source, size_t window, int64_t position, double value) {
-  return Error{.exit = Exit::numeric,
-               .rule = "NU16",
-               .path = source.path(),
-               .where = "window " + std::to_string(window) + " position " + std::to_string(position),
-               .what = "logits are not finite",
-               .got = std::isnan(value) ? "NaN" : "infinity",
-               .limit = {}};
-}
-
 class Evaluation {
  public:
   Evaluation(Model& model, Model* reference, std::span<const int32_t> ids,
@@ -159,13 +123,12 @@ class Evaluation {
     logit_rows_ = std::min(logit_rows, options_.logit_rows);
     PARE_TRY(Walker walker, Walker::make(model_, rows, largest, logit_rows_));
     walker_.emplace(std::move(walker));
-    PARE_TRY(scores_, ChunkScores::allocate(logit_rows_));
     if (reference_ != nullptr) {
       PARE_TRY(Walker other, Walker::make(*reference_, rows, largest, logit_rows_));
       reference_walker_.emplace(std::move(other));
-      PARE_TRY(reference_scores_, ChunkScores::allocate(logit_rows_));
-      PARE_TRY(kl_, Tensor::allocate(DType::f64, {logit_rows_}));
     }
+    PARE_TRY(RowScorer scorer, RowScorer::make(logit_rows_, model_, reference_));
+    scorer_.emplace(std::move(scorer));
     PARE_TRY(batch_ids_, Tensor::allocate(DType::i32, {rows}));
     return {};
   }
@@ -195,78 +158,39 @@ class Evaluation {
     const EvaluationWindow& window = windows_[index];
     for (int64_t begin = window.score_begin; begin < window.score_end; begin += logit_rows_) {
       const int64_t end = std::min(window.score_end, begin + logit_rows_);
-      PARE_CHECK(score_rows(index, offset, begin, end));
+      PARE_TRY(const Tensor logits, walker_->logits(offset + begin, offset + end));
+      Tensor other;
+      if (reference_walker_) {
+        PARE_TRY(other, reference_walker_->logits(offset + begin, offset + end));
+      }
+      const int64_t first_target = window.begin + begin + 1;
+      PARE_CHECK(scorer_->score({.targets = ids_.subspan(size_t(first_target), size_t(end - begin)),
+                                 .window = index,
+                                 .row = begin,
+                                 .first_target = first_target},
+                                logits, other, scores_));
     }
-    collected_.window_sizes.push_back(window.score_end - window.score_begin);
-    return {};
-  }
-
-  Status score_rows(size_t index, int64_t offset, int64_t begin, int64_t end) {
-    const int64_t rows = end - begin, first_target = windows_[index].begin + begin + 1;
-    PARE_TRY(Tensor logits, walker_->logits(offset + begin, offset + end));
-    ChunkScores scores = scores_.first(rows, model_.device());
-    std::copy_n(ids_.begin() + first_target, rows, scores.targets.mutable_data<int32_t>());
-    ops::cross_entropy(logits, scores.targets, scores.log_sum_exp, scores.nll, scores.best);
-    const double* nll = scores.nll.data<double>();
-    for (int64_t r = 0; r < rows; ++r) {
-      if (!std::isfinite(nll[r])) return non_finite(model_.source(), index, begin + r, nll[r]);
-      collected_.nll.push_back(nll[r]);
-      collected_.positions.push_back(first_target + r);
-    }
-    return reference_walker_ ? compare_rows(index, offset, begin, end, logits, scores) : Status();
-  }
-
-  Status compare_rows(size_t index, int64_t offset, int64_t begin, int64_t end, const Tensor& logits,
-                      const ChunkScores& own) {
-    const int64_t rows = end - begin;
-    PARE_TRY(Tensor other, reference_walker_->logits(offset + begin, offset + end));
-    ChunkScores scores = reference_scores_.first(rows, reference_->device());
-    std::copy_n(own.targets.data<int32_t>(), rows, scores.targets.mutable_data<int32_t>());
-    ops::cross_entropy(other, scores.targets, scores.log_sum_exp, scores.nll, scores.best);
-    Tensor kl = kl_.rows(0, rows).on(model_.device());
-    ops::divergence(other.on(model_.device()), logits, scores.log_sum_exp.on(model_.device()),
-                    own.log_sum_exp, kl);
-    const double* nll = scores.nll.data<double>();
-    for (int64_t r = 0; r < rows; ++r) {
-      if (!std::isfinite(nll[r])) return non_finite(reference_->source(), index, begin + r, nll[r]);
-      collected_.reference_nll.push_back(nll[r]);
-      collected_.kl.push_back(kl.data<double>()[r]);
-      collected_.same_best.push_back(own.best.data<int32_t>()[r] == scores.best.data<int32_t>()[r] ? 1 : 0);
-    }
+    scores_.window_sizes.push_back(window.score_end - window.score_begin);
     return {};
   }
 
   EvaluateResult summarise() const {
     EvaluateResult result;
-    result.perplexity = perplexity_of(collected_.nll, collected_.window_sizes);
-    for (double nll : collected_.nll) result.total_nll += nll;
-    if (reference_ != nullptr) {
-      result.reference = perplexity_of(collected_.reference_nll, collected_.window_sizes);
-      result.damage =
-          damage_of(collected_.nll, collected_.reference_nll, collected_.kl, collected_.same_best);
+    result.perplexity = perplexity_of(scores_.nll, scores_.window_sizes);
+    for (double nll : scores_.nll) result.total_nll += nll;
+    const bool compared = reference_ != nullptr;
+    if (compared) {
+      result.reference = perplexity_of(scores_.reference_nll, scores_.window_sizes);
+      result.damage = damage_of(scores_.nll, scores_.reference_nll, scores_.kl, scores_.same_best());
     }
-    result.worst = worst_tokens();
+    for (const size_t at : scores_.worst(kWorstTokens)) {
+      result.worst.push_back({scores_.positions[at], scores_.nll[at],
+                              compared ? scores_.reference_nll[at] : 0.0, compared ? scores_.kl[at] : 0.0});
+    }
     result.input_tokens = input_tokens_;
     result.seconds = walker_->seconds();
     result.tokens_per_second = result.seconds > 0.0 ? double(input_tokens_) / result.seconds : 0.0;
     return result;
-  }
-
-  std::vector<TokenScore> worst_tokens() const {
-    const std::vector<double>& key = reference_ != nullptr ? collected_.kl : collected_.nll;
-    std::vector<size_t> order(key.size());
-    for (size_t i = 0; i < order.size(); ++i) order[i] = i;
-    const size_t count = std::min(kWorstTokens, order.size());
-    std::partial_sort(order.begin(), order.begin() + int64_t(count), order.end(),
-                      [&](size_t a, size_t b) { return key[a] != key[b] ? key[a] > key[b] : a < b; });
-    std::vector<TokenScore> worst;
-    for (size_t i = 0; i < count; ++i) {
-      const size_t at = order[i];
-      const bool compared = reference_ != nullptr;
-      worst.push_back({collected_.positions[at], collected_.nll[at],
-                       compared ? collected_.reference_nll[at] : 0.0, compared ? collected_.kl[at] : 0.0});
-    }
-    return worst;
   }
 
   Model& model_;
@@ -276,39 +200,11 @@ class Evaluation {
   const EvaluateOptions& options_;
   const std::function<void(int64_t)>& advance_;
   std::optional<Walker> walker_, reference_walker_;
-  ChunkScores scores_, reference_scores_;
-  Tensor kl_, batch_ids_;
-  Collected collected_;
+  std::optional<RowScorer> scorer_;
+  Tensor batch_ids_;
+  TokenScores scores_;
   int64_t logit_rows_ = 1, input_tokens_ = 0;
 };
-
-Status check_vocabularies(const Model& model, const Model& reference) {
-  const int64_t own = model.config().vocabulary_size, other = reference.config().vocabulary_size;
-  if (own == other) return {};
-  return Error{.exit = Exit::malformed,
-               .rule = "CF09",
-               .path = model.source().path(),
-               .where = "vocab_size",
-               .what = "differs from the reference model's, so the two cannot be compared token by token",
-               .got = std::to_string(own),
-               .limit = std::to_string(other),
-               .limit_label = "expected"};
-}
-
-Status check_ids(const Model& model, std::span<const int32_t> ids) {
-  const int64_t vocabulary = model.config().vocabulary_size;
-  for (size_t i = 0; i < ids.size(); ++i) {
-    if (ids[i] >= 0 && ids[i] < vocabulary) continue;
-    return Error{.exit = Exit::malformed,
-                 .rule = "TK20",
-                 .path = model.source().path(),
-                 .where = "token " + std::to_string(i),
-                 .what = "id has no row in the embedding",
-                 .got = std::to_string(ids[i]),
-                 .limit = std::to_string(vocabulary - 1)};
-  }
-  return {};
-}
 
 }  // namespace
 
