@@ -86,6 +86,21 @@ std::string with_value(std::string_view text, std::string_view key, std::string_
   return result;
 }
 
+std::string with_member(std::string_view text, std::string_view key, std::string_view value) {
+  if (find_member(text, key)) return with_value(text, key, value);
+  const size_t brace = text.rfind('}');
+  size_t end = brace;
+  while (end > 0 && is_space(text[end - 1])) --end;
+  const bool is_empty = text[end - 1] == '{';
+  std::string indented;
+  for (const char c : value) {
+    indented += c;
+    if (c == '\n') indented += "  ";
+  }
+  return std::string(text.substr(0, end)) + (is_empty ? "" : ",") + "\n  \"" + std::string(key) +
+         "\": " + indented + "\n" + std::string(text.substr(brace));
+}
+
 std::string without_key(std::string_view text, std::string_view key) {
   const auto member = find_member(text, key);
   if (!member) return std::string(text);

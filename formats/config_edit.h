@@ -13,6 +13,9 @@ namespace pare {
 // (JSON text); an absent key stays absent.
 std::string with_value(std::string_view text, std::string_view key, std::string_view value);
 
+// The same, but an absent key is added at the end. `value` may have several lines.
+std::string with_member(std::string_view text, std::string_view key, std::string_view value);
+
 // The same without the top-level `key` and its value.
 std::string without_key(std::string_view text, std::string_view key);
 

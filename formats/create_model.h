@@ -17,6 +17,7 @@ struct CreateOptions {
   WriteOptions write;
   std::string config_text;      // config.json of the source, verbatim
   std::vector<Asset> assets;    // files that travel unchanged
+  std::vector<Asset> made_files = {};  // safetensors only: files made for this output, such as quantize_config.json
   uint64_t expected_bytes = 0;  // size of the output, as far as known; 0: unknown
   std::optional<DType>
       dense_dtype;  // safetensors only: floating tensors are written in this type (f32, bf16, f16)

@@ -31,10 +31,12 @@ std::string_view config_dtype_name(DType dtype) {
 
 class DirectorySink : public WeightSink {
  public:
-  DirectorySink(std::string path, std::unique_ptr<DirWriter> folder, const CreateOptions& options)
+  DirectorySink(std::string path, std::unique_ptr<DirWriter> folder, const CreateOptions& options,
+                std::function<Status(const std::string&)> check)
       : path_(std::move(path)),
         folder_(std::move(folder)),
         options_(options),
+        check_(std::move(check)),
         shards_(*folder_, options.expected_bytes, options.max_shard_bytes) {}
 
   Status put(std::string_view name, const WeightData& weight) override {
@@ -63,6 +65,7 @@ class DirectorySink : public WeightSink {
       PARE_ASSERT(is_asset_name(asset.name), "[safetensors] asset {}", asset.name);
       PARE_CHECK(add(asset.name, asset.bytes));
     }
+    for (const Asset& file : options_.made_files) PARE_CHECK(add(file.name, file.bytes));
     Manifest whole = completed_manifest(manifest, written_);
     std::sort(files_.begin(), files_.end(),
               [](const FileSum& a, const FileSum& b) { return a.name < b.name; });
@@ -137,12 +140,13 @@ class DirectorySink : public WeightSink {
     size_t count = 0;
     for (const CheckpointFile& file : found.files) count += file.file->entries().size();
     PARE_ASSERT(count == written_.size(), "[safetensors] {} tensors became {}", written_.size(), count);
-    return {};
+    return check_ ? check_(folder_->temporary_path()) : Status();
   }
 
   std::string path_;
   std::unique_ptr<DirWriter> folder_;
   CreateOptions options_;
+  std::function<Status(const std::string&)> check_;
   ShardWriter shards_;
   std::vector<WrittenTensor> written_;
   std::vector<FileSum> files_;
@@ -153,12 +157,13 @@ class DirectorySink : public WeightSink {
 
 }  // namespace
 
-Result<std::unique_ptr<WeightSink>> create_directory(const std::string& path, const CreateOptions& options) {
+Result<std::unique_ptr<WeightSink>> create_directory(const std::string& path, const CreateOptions& options,
+                                                     std::function<Status(const std::string& folder)> check) {
   WriteOptions write = options.write;
   if (write.expected_bytes == 0) write.expected_bytes = options.expected_bytes;
   PARE_TRY(DirWriter folder, DirWriter::create(path, write));
   return std::unique_ptr<WeightSink>(
-      std::make_unique<DirectorySink>(path, std::make_unique<DirWriter>(std::move(folder)), options));
+      std::make_unique<DirectorySink>(path, std::make_unique<DirWriter>(std::move(folder)), options, std::move(check)));
 }
 
 }  // namespace pare

@@ -1,6 +1,7 @@
 // formats/directory_sink.h: a folder of safetensors as a WeightSink; internal to formats.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -8,6 +9,8 @@
 
 namespace pare {
 
-Result<std::unique_ptr<WeightSink>> create_directory(const std::string& path, const CreateOptions& options);
+// `check` is called with the complete folder, still under its temporary name; its error stops the output.
+Result<std::unique_ptr<WeightSink>> create_directory(const std::string& path, const CreateOptions& options,
+                                                     std::function<Status(const std::string& folder)> check = {});
 
 }  // namespace pare

@@ -15,6 +15,7 @@
 #include "engine/core/text.h"
 #include "formats/asset_files.h"
 #include "formats/checkpoint_files.h"
+#include "formats/dialects/translated_source.h"
 #include "formats/fault.h"
 #include "formats/stored_manifest.h"
 
@@ -200,8 +201,9 @@ Result<std::shared_ptr<const WeightSource>> open_directory(const std::string& sh
   PARE_CHECK(source->claim_folder());
   PARE_TRY(CheckpointFiles checkpoint, open_checkpoint(folder, options));
   PARE_CHECK(source->adopt(std::move(checkpoint)));
+  PARE_TRY(auto result, translated(source, folder, options));
   source->warn();
-  return std::shared_ptr<const WeightSource>(source);
+  return result;
 }
 
 Result<std::shared_ptr<const WeightSource>> open_single_file(const std::string& path, InputFile input,
@@ -214,8 +216,9 @@ Result<std::shared_ptr<const WeightSource>> open_single_file(const std::string& 
   CheckpointFiles checkpoint;
   checkpoint.files.push_back({slash == std::string::npos ? path : path.substr(slash + 1), std::move(file)});
   PARE_CHECK(source->adopt(std::move(checkpoint)));
+  PARE_TRY(auto result, translated(source, folder, options));
   source->warn();
-  return std::shared_ptr<const WeightSource>(source);
+  return result;
 }
 
 Result<Json> hash_file(const InputFile& file, const std::string& name) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <span>
 #include <vector>
 
 #include "engine/core/parallel.h"
@@ -30,6 +31,17 @@ Status check_dequantized_finite(const QuantizedTensor& tensor, std::string_view 
   if (bad == first.end()) return {};
   return fault(Exit::numeric, "NU12", path, quote(name) + index_text(tensor.shape, *bad),
                "self-check: value is not finite");
+}
+
+Hash128 dequantized_sum(const QuantizedTensor& tensor) {
+  constexpr int64_t kRowsPerItem = 16;
+  std::vector<Hash128> sums(static_cast<size_t>((tensor.out() + kRowsPerItem - 1) / kRowsPerItem));
+  parallel_ranges(tensor.out(), kRowsPerItem, [&](int64_t begin, int64_t end) {
+    std::vector<float> rows(static_cast<size_t>((end - begin) * tensor.in()));
+    tensor.dequantize_rows(begin, end, rows.data());
+    sums[size_t(begin / kRowsPerItem)] = xxh3_128(std::as_bytes(std::span(rows)));
+  });
+  return xxh3_128(std::as_bytes(std::span(sums)));
 }
 
 }  // namespace pare

@@ -4,6 +4,7 @@
 #include <string>
 #include <string_view>
 
+#include "engine/core/hash.h"
 #include "engine/core/result.h"
 #include "engine/tensor/quantized_tensor.h"
 
@@ -11,5 +12,8 @@ namespace pare {
 
 // NU12, exit 7: every value that the codes stand for is finite. In pieces of rows; never a whole matrix.
 Status check_dequantized_finite(const QuantizedTensor& tensor, std::string_view name, std::string_view path);
+
+// Sum of the values that the codes stand for, bit by bit; equal tensors have equal sums, however they are stored.
+Hash128 dequantized_sum(const QuantizedTensor& tensor);
 
 }  // namespace pare

@@ -202,6 +202,24 @@ Status read_generation_config(const WeightSource& source, const std::string& pat
   return read_eos_ids(json, asset_path, config.vocabulary_size, config.eos_ids);
 }
 
+// A config without tensors to match is refused before thousands of blocks are described.
+Status check_tensor_count(const WeightSource& source, const ModelConfig& config) {
+  if (source.tensors().size() >= size_t(config.block_count())) return {};
+  Error error = tensor_error("CF09", source.path(), "num_hidden_layers, tensors", "fewer tensors than layers");
+  error.got = std::to_string(source.tensors().size());
+  error.limit = fmt::format("at least {}", config.block_count());
+  return error;
+}
+
+std::vector<TensorSpec> specs_under_prefix(const WeightSource& source, const Architecture& family,
+                                           const ModelConfig& config) {
+  for (const std::string_view prefix : family.prefixes) {
+    std::vector<TensorSpec> specs = family.describe(config, prefix);
+    if (source.find(specs.front().name) != nullptr) return specs;
+  }
+  return family.describe(config, family.prefixes.front());
+}
+
 }  // namespace
 
 std::string_view site_name(Site site) {
@@ -247,22 +265,8 @@ Result<ModelDescription> describe_model(const WeightSource& source) {
   PARE_TRY(result.config, family.configure(config, json_path));
   PARE_CHECK(read_generation_config(source, json_path, result.config));
 
-  // A config without tensors to match is refused before thousands of blocks are described.
-  if (source.tensors().size() < size_t(result.config.block_count())) {
-    Error error =
-        tensor_error("CF09", source.path(), "num_hidden_layers, tensors", "fewer tensors than layers");
-    error.got = std::to_string(source.tensors().size());
-    error.limit = fmt::format("at least {}", result.config.block_count());
-    return error;
-  }
-
-  std::vector<TensorSpec> specs;
-  for (const std::string_view prefix : family.prefixes) {
-    specs = family.describe(result.config, prefix);
-    if (source.find(specs.front().name) != nullptr) break;
-  }
-  if (source.find(specs.front().name) == nullptr)
-    specs = family.describe(result.config, family.prefixes.front());
+  PARE_CHECK(check_tensor_count(source, result.config));
+  std::vector<TensorSpec> specs = specs_under_prefix(source, family, result.config);
 
   std::unordered_set<std::string_view> known;
   for (const TensorSpec& spec : specs) known.insert(spec.name);
@@ -300,6 +304,21 @@ Result<ModelDescription> describe_model(const WeightSource& source) {
     log_warning(fmt::format("{}: auto_map: ignored, code of a model is never executed; using the built-in {}",
                             json_path, family.name));
   return result;
+}
+
+Result<std::vector<TensorSpec>> expected_tensors(const WeightSource& source) {
+  const std::string json_path = config_path(source.path());
+  PARE_TRY(const Json config, language_config(source.config(), json_path));
+  PARE_TRY(const Architecture* family, find_architecture(config, json_path));
+  PARE_TRY(ModelConfig model, family->configure(config, json_path));
+  PARE_CHECK(check_tensor_count(source, model));
+  const bool is_tied = model.tied_head;
+  model.tied_head = false;
+  std::vector<TensorSpec> specs = specs_under_prefix(source, *family, model);
+  for (TensorSpec& spec : specs) {
+    if (spec.role == Role::lm_head && is_tied) spec.required = false;
+  }
+  return specs;
 }
 
 }  // namespace pare

@@ -97,4 +97,10 @@ struct ModelDescription {
 };
 Result<ModelDescription> describe_model(const WeightSource& source);
 
+// What the config asks for, whatever is stored: all tensors in execution order under the prefix that the source
+// uses (else the preferred one), and the head of a tied model as well, not required. For readers that must know
+// which matrices there are before they can say what is stored. Errors as configure(); CF09 when there are fewer
+// tensors than layers.
+Result<std::vector<TensorSpec>> expected_tensors(const WeightSource& source);
+
 }  // namespace pare
