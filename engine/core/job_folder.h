@@ -12,6 +12,7 @@
 // does.
 //
 //   PARE_TRY(JobFolder job, JobFolder::open(path, mode));     // quick: the lock, and is there a job?
+//   unless resuming: PARE_CHECK(check_output(...));           // now nobody else can finish this job
 //   PARE_CHECK(job.start(identity));                          // creates the job, or finds its last commit
 //   for (unit = unit_after(job.position()); ...) {
 //     PARE_TRY(const Hash128 states, job.put(bytes));

@@ -176,9 +176,9 @@ Status JobStore::verify_object(const Hash128& hash) const {
 
 // --- durability ----------------------------------------------------------------------------------------
 
-Status JobStore::sync_folder(int folder) {
-  if (io::sync(folder, path()) == 0) return {};
-  if (errno != EINVAL && errno != EOPNOTSUPP) return io::system_error(path(), "sync the job folder", errno);
+Status JobStore::sync_folder(int folder, const std::string& shown) {
+  if (io::sync(folder, shown) == 0) return {};
+  if (errno != EINVAL && errno != EOPNOTSUPP) return io::system_error(shown, "sync the folder", errno);
   if (!std::exchange(has_warned_of_sync_, true))
     log_warning(fmt::format("{}: durability is not guaranteed on this file system", path()));
   return {};
@@ -187,15 +187,15 @@ Status JobStore::sync_folder(int folder) {
 Status JobStore::sync_objects() {
   const io::Descriptor objects = open_job_objects(inside_.folder.get(), path());
   if (!objects.is_open()) return io::system_error(path_of(kJobObjects), "open the directory", errno);
-  return sync_folder(objects.get());
+  return sync_folder(objects.get(), path_of(kJobObjects));
 }
 
 Status JobStore::sync() {
-  return sync_folder(inside_.folder.get());
+  return sync_folder(inside_.folder.get(), path());
 }
 
 Status JobStore::sync_parent() {
-  return sync_folder(place_.folder.get());
+  return sync_folder(place_.folder.get(), place_.folder_path);
 }
 
 // --- removing ------------------------------------------------------------------------------------------

@@ -67,7 +67,7 @@ class JobStore {
   Status lock(const Admit& admit);
   Status admit_locked(const Admit& admit);
   Result<FileWriter> create_file(const std::string& subfolder, const std::string& name, uint64_t bytes);
-  Status sync_folder(int folder);
+  Status sync_folder(int folder, const std::string& shown);
 
   OutputTarget place_;   // the folder in the one above
   OutputTarget inside_;  // what is in the folder

@@ -245,6 +245,40 @@ TEST(JobFaultsOnce, FileSystemThatCannotSyncFoldersWarnsOnce) {
   EXPECT_EQ(warnings, "pare: warning: " + path + ": durability is not guaranteed on this file system\n");
 }
 
+// What a power cut may undo: a name counts once its folder is synced, and bytes once their file is. So a file
+// is synced before it gets its name, names of objects before a generation needs them, and nothing is deleted
+// before the new generation counts.
+TEST(JobFaultsOnce, CommitSyncsBeforeItRelies) {
+  const std::string path = test::memory_folder() + "/job";
+  ASSERT_TRUE(make_job(path, 3));
+  auto job = resume_job(path);
+  std::vector<std::pair<std::string, std::string>> calls;
+  {
+    const FaultScope fault([&](std::string_view call, const std::string& at) {
+      if (call == "write" || call == "fsync" || call == "rename" || call == "unlink")
+        calls.emplace_back(call, at.substr(path.size()));
+      return 0;
+    });
+    ASSERT_TRUE(commit_step(*job, 4));
+  }
+  std::string order;
+  for (auto& [call, at] : calls) {
+    if (at.find("events") != std::string::npos) continue;
+    const bool is_object = at.starts_with("/obj/");
+    const bool is_temporary = at.find(".pare-tmp-") != std::string::npos;
+    order += call +
+             (at.empty()     ? " folder"
+              : at == "/obj" ? " obj"
+              : is_object    ? " object"
+              : is_temporary ? " file"
+                             : " " + at.substr(1)) +
+             "\n";
+  }
+  const std::string object = "write object\nfsync object\nrename object\n", file = "write file\nfsync file\n";
+  EXPECT_EQ(order, object + object + "fsync obj\n" + file + "rename gen-4.json\n" + file +
+                       "rename CURRENT\n" + "fsync folder\n" + "unlink gen-2.json\n" + "unlink object\n");
+}
+
 // The disk fails while a commit is verified: neither exit 3 nor an older generation, for the next try may
 // read it.
 TEST(JobFaultsOnce, ReadErrorIsNotDamage) {

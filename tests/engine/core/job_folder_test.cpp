@@ -266,6 +266,21 @@ TEST_F(JobFolderTest, CommitOfAnUnknownObjectIsOurBug) {
 
 // --- the end -------------------------------------------------------------------------------------------
 
+// CL18: the output is written next to its final name, wherever the job keeps its work.
+TEST_F(JobFolderTest, OutputOnAnotherFileSystem) {
+  const std::string job_path = test::memory_folder() + "/work", output = parent_ + "/out";
+  auto job = JobFolder::open(job_path, sample_identity(), JobMode::fresh);
+  const Hash128 hash = *job->put(bytes_of("text"));
+  ASSERT_TRUE(job->commit(1, {hash}));
+  auto writer = FileWriter::create(output, {});
+  ASSERT_TRUE(writer->write((*job->get(hash))->bytes()));
+  ASSERT_TRUE(writer->publish());
+  ASSERT_TRUE(job->published());
+  ASSERT_TRUE(job->remove());
+  EXPECT_EQ(slurp(output), "text");
+  EXPECT_FALSE(fs::exists(job_path));
+}
+
 TEST_F(JobFolderTest, PublishedIsRemembered) {
   ASSERT_TRUE(make_job(path_, 2));
   {
