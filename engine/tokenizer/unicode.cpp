@@ -153,6 +153,16 @@ void append_lower(std::string& out, uint32_t code) {
   }
 }
 
+void append_upper(std::string& out, uint32_t code) {
+  if (code < 0x80) {
+    out.push_back(static_cast<char>(code >= 'a' && code <= 'z' ? code - 32 : code));
+  } else if (code == 0xDF) {
+    out += "SS";
+  } else {
+    append(out, static_cast<uint32_t>(utf8proc_toupper(static_cast<utf8proc_int32_t>(code))));
+  }
+}
+
 std::string normalize(std::string_view text, Form form) {
   const uint32_t unstable = first_unstable(form);
   std::string out;

@@ -75,6 +75,8 @@ bool is_other(uint32_t code);            // Cc, Cf, Co
 
 // Full lower case of one character, without context.
 void append_lower(std::string& out, uint32_t code);
+// Upper case of one character; of those that become several only the sharp s does so here.
+void append_upper(std::string& out, uint32_t code);
 
 enum class Form { nfc, nfd, nfkc, nfkd };
 std::string normalize(std::string_view text, Form form);
