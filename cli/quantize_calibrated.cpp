@@ -8,6 +8,7 @@
 #include "engine/core/memory.h"
 #include "engine/core/progress.h"
 #include "engine/core/signals.h"
+#include "engine/core/text.h"
 #include "engine/core/version.h"
 #include "engine/tokenizer/token_windows.h"
 #include "quantize/quantize_job.h"
@@ -114,7 +115,8 @@ Result<Exit> run_calibrated(const QuantizeArguments& arguments, const QuantizeSe
   PARE_CHECK(check_memory(common, resident_bytes() + plan.peak_memory_bytes,
                           "lower --context, or raise --max-memory"));
   if (arguments.dry_run) {
-    QuantizeOutcome outcome{.plan = plan};
+    QuantizeOutcome outcome;
+    outcome.plan = plan;
     if (common.json) {
       print_json(quantize_json(arguments, *source, outcome, Manifest()));
     } else {
@@ -157,7 +159,8 @@ Result<Exit> run_calibrated(const QuantizeArguments& arguments, const QuantizeSe
   PARE_CHECK(folder.published());
   if (!arguments.keep_work) PARE_CHECK(folder.remove());
 
-  QuantizeOutcome outcome{.plan = plan};
+  QuantizeOutcome outcome;
+  outcome.plan = plan;
   outcome.spilled_bytes = result.spilled_bytes;
   if (result.first_block > 0) outcome.resumed_at = result.first_block;
   outcome.seconds = std::chrono::duration<double>(Clock::now() - start).count();

@@ -54,7 +54,8 @@ Result<Exit> run_streamed(const QuantizeArguments& arguments, const QuantizeSett
   PARE_TRY(const QuantizeMethod* method, find_quantize_method(streamed_method(settings.calibrated.method)));
   const QuantizeOptions options = streamed_options(settings);
   PARE_CHECK(check_memory(common, plan.peak_memory_bytes, "raise --max-memory"));
-  QuantizeOutcome outcome{.plan = plan};
+  QuantizeOutcome outcome;
+  outcome.plan = plan;
   if (arguments.dry_run) {
     if (common.json) {
       print_json(quantize_json(arguments, source, outcome, Manifest()));
