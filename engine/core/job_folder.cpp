@@ -19,6 +19,10 @@
 namespace pare {
 namespace {
 
+Error no_job_error(const std::string& path) {
+  return Error{Exit::locked, "CL16", path, "", "no job to resume; leave out --resume to start one", "", ""};
+}
+
 // Does what is there fit the mode? Before the lock is held only what no other process can change for us.
 Status admit(const JobListing& listing, JobMode mode, const std::string& path, bool is_locked) {
   if (mode != JobMode::resume && !listing.foreign.empty()) {
@@ -30,9 +34,7 @@ Status admit(const JobListing& listing, JobMode mode, const std::string& path, b
                  "",
                  ""};
   }
-  if (mode == JobMode::resume && !listing.has_job()) {
-    return Error{Exit::locked, "CL16", path, "", "no job to resume; leave out --resume to start one", "", ""};
-  }
+  if (mode == JobMode::resume && !listing.has_job()) return no_job_error(path);
   if (mode == JobMode::fresh && listing.has_job() && is_locked) {
     return Error{Exit::locked,
                  "CL16",
@@ -140,6 +142,14 @@ Status JobFolder::start(const Json& identity) {
   s.started = true;
   s.log_event(s.mode == JobMode::resume ? "resume" : "start");
   return {};
+}
+
+Result<Json> JobFolder::stored_identity() const {
+  const State& s = *state_;
+  if (!s.started && s.is_unfinished) return no_job_error(path());
+  PARE_TRY(JobIdentityFile file, read_identity(s.store));
+  file.identity.erase("job");
+  return std::move(file.identity);
 }
 
 // job.json comes last: a folder without it, and without generations, is not yet a job.

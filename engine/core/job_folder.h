@@ -66,6 +66,11 @@ class JobFolder {
   // Called once, before everything below. After an error the folder is as it was.
   Status start(const Json& identity);
 
+  // With which identity the job that is there was started; before or after start(). For what cannot be had
+  // again: the hash of data that came through a pipe (DT13), whose tokens the job has among its objects.
+  //   exit 3: job.json is damaged; exit 8: there is no job
+  Result<Json> stored_identity() const;
+
   // Both in one go.
   static Result<JobFolder> open(const std::string& path, const Json& identity, JobMode mode);
 
@@ -91,8 +96,9 @@ class JobFolder {
   Result<std::shared_ptr<const MappedFile>> get(const Hash128& object) const;
 
   // Makes `position` the one to continue from, with the objects that it needs (all put here, or named by the
-  // commit before). Two generations are kept; older ones and objects that neither names are removed.
-  // After an error the commit before is intact, and this JobFolder takes no further commits.
+  // commit before; exit 6 beyond the caps of JSON in limits.h). Two generations are kept; older ones and
+  // objects that neither names are removed. After an error the commit before is intact, and this JobFolder
+  // takes no further commits.
   Status commit(Json position, std::vector<Hash128> objects);
 
   // Records that the output is complete and durable under its final name.

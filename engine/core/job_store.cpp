@@ -112,8 +112,11 @@ Result<FileWriter> JobStore::create_file(const std::string& subfolder, const std
 }
 
 Status JobStore::write(const std::string& name, const Json& body) {
+  const std::string text = seal_json(body);
+  // Beyond a cap of the reader it would be written and never read again.
+  PARE_CHECK(unseal_json(text, path_of(name)));
   PARE_TRY(FileWriter writer, create_file("", name, 0));
-  PARE_CHECK(writer.write(seal_json(body)));
+  PARE_CHECK(writer.write(text));
   return writer.publish();
 }
 

@@ -121,7 +121,7 @@ TEST_F(JobKill, AtRandomTimes) {
 }
 
 TEST_F(JobKill, BeforeEverySystemCall) {
-  const int64_t step = is_slow() ? 1 : 3;
+  const int64_t step = is_slow() ? 1 : 5;
   int64_t k = 0;
   for (bool killed = true; killed; k += step) {
     SCOPED_TRACE("call " + std::to_string(k));
@@ -139,7 +139,7 @@ TEST_F(JobKill, BeforeEverySystemCall) {
 
 // F23: killed again while resuming, at every call of the resume, from three places of the job.
 TEST_F(JobKill, BeforeEverySystemCallOfAResume) {
-  const int64_t step = is_slow() ? 1 : 7;
+  const int64_t step = is_slow() ? 1 : 11;
   for (const int64_t first_kill : {150, 300, 480}) {
     const std::string stopped = test::memory_folder();
     ASSERT_EQ(run_job("fresh", stopped + "/out", first_kill), -1);

@@ -89,6 +89,33 @@ TEST_F(JobFolderTest, PositionsComeBackAsTheyWere) {
   EXPECT_TRUE(job->position() == position);
 }
 
+TEST_F(JobFolderTest, PositionThatCouldNotBeReadIsRefused) {
+  auto job = JobFolder::open(path_, sample_identity(), JobMode::fresh);
+  ASSERT_TRUE(commit_step(*job, 1));
+  const auto status = job->commit(Json(std::string((16 << 20) + 1, 'x')), {});
+  ASSERT_FALSE(status);
+  EXPECT_EQ(status.error().exit, Exit::resource);
+  EXPECT_EQ(status.error().path, path_ + "/gen-2.json");
+  { const JobFolder closed = *std::move(job); }
+  EXPECT_EQ(step_of(*resume_job(path_)), 1);
+}
+
+// DT13: data from a pipe are gone when the job is resumed; their hash and their tokens are in the job.
+TEST_F(JobFolderTest, IdentityOfTheStoredJob) {
+  ASSERT_TRUE(make_job(path_, 1));
+  auto job = JobFolder::open(path_, JobMode::resume);
+  const auto stored = job->stored_identity();
+  ASSERT_TRUE(stored) << message(stored);
+  EXPECT_EQ(stored->dump(), sample_identity().dump());
+  Json identity = sample_identity();
+  identity["calibration"] = *stored->find("calibration");
+  ASSERT_TRUE(job->start(identity));
+  EXPECT_EQ(job->stored_identity()->dump(), sample_identity().dump());
+
+  const auto fresh = JobFolder::open(parent_ + "/other", JobMode::fresh);
+  EXPECT_EQ(fresh->stored_identity().error().exit, Exit::locked);
+}
+
 // --- modes ---------------------------------------------------------------------------------------------
 
 TEST_F(JobFolderTest, ResumeWithoutAJobIsExit8) {
