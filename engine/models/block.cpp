@@ -28,6 +28,7 @@ Block::Block(const ModelConfig& config, int index)
   attention_.scale = attention_scale(config, shape, index);
   attention_.softcap = float(config.attention_softcap);
   attention_.is_causal = config.is_causal;
+  attention_.kv = config.kv;
   mlp_.activation = config.activation;
   mlp_.is_gated = config.gated_mlp;
   mlp_.intermediate_size = shape.intermediate_size;

@@ -28,7 +28,22 @@ struct Model::Positions {
 Model::Model() = default;
 Model::~Model() = default;
 
-Result<std::unique_ptr<Model>> Model::open(std::shared_ptr<const WeightSource> source, Device device) {
+Result<KvQuant> stored_kv(const WeightSource& source) {
+  const Json* found = source.manifest() != nullptr ? source.manifest()->options.find("kv") : nullptr;
+  if (found == nullptr) return KvQuant{};
+  if (const auto kv = found->is_string() ? KvQuant::parse(found->as_string()) : std::nullopt; kv) return *kv;
+  return Error{.exit = Exit::malformed,
+               .rule = "PK30",
+               .path = source.path(),
+               .where = "manifest.options.kv",
+               .what = "not a form of keys and values",
+               .got = found->dump(),
+               .limit = "none, int8 or int4",
+               .limit_label = "expected"};
+}
+
+Result<std::unique_ptr<Model>> Model::open(std::shared_ptr<const WeightSource> source, Device device,
+                                           std::optional<KvQuant> kv) {
   if (!has_backend(device) || !device.is_host())
     return Error{
         .exit = Exit::unsupported, .path = device.name(), .what = "models do not run on this device"};
@@ -36,6 +51,19 @@ Result<std::unique_ptr<Model>> Model::open(std::shared_ptr<const WeightSource> s
   model->source_ = std::move(source);
   model->device_ = device;
   PARE_TRY(model->description_, describe_model(*model->source_));
+  if (!kv) {
+    PARE_TRY(kv, stored_kv(*model->source_));
+  }
+  model->description_.config.kv = *kv;
+  for (const BlockConfig& block : model->config().blocks) {
+    if (kv->is_none() || block.head_dim <= kKvHeadDim) continue;
+    return Error{.exit = Exit::unsupported,
+                 .path = model->source_->path(),
+                 .where = "head_dim",
+                 .what = "heads are too large for keys and values as codes; use --kv none",
+                 .got = std::to_string(block.head_dim),
+                 .limit = std::to_string(kKvHeadDim)};
+  }
   const ModelConfig& config = model->config();
   model->blocks_.resize(size_t(config.block_count()));
   model->positions_ = std::make_unique<Positions>();

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "engine/models/architecture.h"
@@ -23,16 +24,23 @@ struct Batch {
   int64_t tokens() const { return sequences * tokens_per_sequence; }
 };
 
-// Keys and values of one block for positions before and including the current batch.
+// Keys and values of one block for positions before and including the current batch: as floats, or as codes.
 struct BlockCache {
   Tensor keys;    // f32 [sequences, kv_heads, capacity, head_dim]
   Tensor values;  // the same
+  KvQuant kv = {};
+  KvCodes key_codes = {}, value_codes = {};
 };
+
+// Option "kv" of the manifest, none when there is none. Exit 3 for a value that is not one.
+Result<KvQuant> stored_kv(const WeightSource& source);
 
 class Model {
  public:
-  // Describes and checks the source; loads embedding and final norm lazily. Exit 3, 4.
-  static Result<std::unique_ptr<Model>> open(std::shared_ptr<const WeightSource> source, Device device);
+  // Describes and checks the source; loads embedding and final norm lazily. kv: how keys and values are kept;
+  // nothing: as the model's manifest says (stored_kv). Exit 3, 4.
+  static Result<std::unique_ptr<Model>> open(std::shared_ptr<const WeightSource> source, Device device,
+                                             std::optional<KvQuant> kv = std::nullopt);
   ~Model();
 
   const ModelDescription& description() const { return description_; }

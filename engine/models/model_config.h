@@ -65,6 +65,8 @@ struct ModelConfig {
   double attention_softcap = 0.0, logit_softcap = 0.0;
   DType stored_dtype = DType::f32;  // "dtype" of the config, else of the tensors
 
+  KvQuant kv = {};  // how keys and values are kept: a choice of the run, not of the checkpoint
+
   std::vector<int32_t> eos_ids;  // config or generation_config; may be empty
   int32_t bos_id = -1;
 

@@ -3,12 +3,28 @@
 #include "engine/core/checked.h"
 
 namespace pare {
+namespace {
+
+Result<KvCodes> allocate_codes(KvQuant kv, int64_t sequences, int64_t kv_heads, int64_t capacity,
+                               int64_t head_dim, Device device) {
+  KvCodes result;
+  const Shape grid{sequences, kv_heads, capacity};
+  PARE_TRY(result.codes,
+           Tensor::allocate(DType::u8, {sequences, kv_heads, capacity, kv.row_bytes(head_dim)}, device));
+  PARE_TRY(result.scales, Tensor::allocate(DType::f16, grid, device));
+  if (kv.has_zeros()) {
+    PARE_TRY(result.zeros, Tensor::allocate(DType::u8, grid, device));
+  }
+  return result;
+}
+
+}  // namespace
 
 uint64_t KvCache::bytes_for(const ModelConfig& config, int64_t sequences, int64_t capacity) {
   Checked bytes = 0;
   for (const BlockConfig& block : config.blocks)
-    bytes += Checked(2 * sizeof(float)) * uint64_t(sequences) * uint64_t(block.kv_heads) *
-             uint64_t(capacity) * uint64_t(block.head_dim);
+    bytes += Checked(2) * uint64_t(sequences) * uint64_t(block.kv_heads) * uint64_t(capacity) *
+             config.kv.vector_bytes(block.head_dim);
   return bytes.valid() ? bytes.value() : UINT64_MAX;
 }
 
@@ -23,6 +39,14 @@ Result<KvCache> KvCache::allocate(const ModelConfig& config, int64_t sequences, 
   cache.blocks_.resize(size_t(config.block_count()));
   for (size_t i = 0; i < cache.blocks_.size(); ++i) {
     const BlockConfig& shape = config.blocks[i];
+    cache.blocks_[i].kv = config.kv;
+    if (!config.kv.is_none()) {
+      PARE_TRY(cache.blocks_[i].key_codes,
+               allocate_codes(config.kv, sequences, shape.kv_heads, capacity, shape.head_dim, device));
+      PARE_TRY(cache.blocks_[i].value_codes,
+               allocate_codes(config.kv, sequences, shape.kv_heads, capacity, shape.head_dim, device));
+      continue;
+    }
     const Shape extent{sequences, shape.kv_heads, capacity, shape.head_dim};
     PARE_TRY(cache.blocks_[i].keys, Tensor::allocate(DType::f32, extent, device));
     PARE_TRY(cache.blocks_[i].values, Tensor::allocate(DType::f32, extent, device));

@@ -158,10 +158,10 @@ const char* stop_reason_name(StopReason reason) {
 
 Result<std::unique_ptr<Session>> Session::open(std::shared_ptr<const WeightSource> source,
                                                std::shared_ptr<const Tokenizer> tokenizer, Device device,
-                                               int64_t context) {
+                                               int64_t context, std::optional<KvQuant> kv) {
   std::unique_ptr<Session> session(new Session());
   session->tokenizer_ = std::move(tokenizer);
-  PARE_TRY(session->model_, Model::open(std::move(source), device));
+  PARE_TRY(session->model_, Model::open(std::move(source), device, kv));
   const ModelConfig& config = session->model_->config();
   // A learned table ends; a rotation goes on, for better or worse, and whoever asks for it gets it.
   const int64_t limit =
@@ -201,6 +201,7 @@ Result<GenerateResult> Session::generate(std::span<const int32_t> prompt, const 
   const Clock::time_point prefill_start = Clock::now();
   // The last new token is never run, so it needs no place in the cache.
   PARE_TRY(Decoder decoder, Decoder::create(*model_, prompt_tokens, prompt_tokens + room - 1));
+  result.cache_bytes = KvCache::bytes_for(config, 1, prompt_tokens + room - 1);
   PARE_CHECK(decoder.run(prompt));
   result.prefill_seconds = seconds_since(prefill_start);
 

@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -30,14 +31,16 @@ struct GenerateResult {
   int64_t prompt_tokens = 0;
   double prefill_seconds = 0, decode_seconds = 0;
   int64_t decode_steps = 0;
+  uint64_t cache_bytes = 0;  // of keys and values
 };
 
 class Session {
  public:
-  // Loads the whole model. `context` 0: the model's own. tokenizer may be null for id-only use. Exit 3, 4, 6.
+  // Loads the whole model. `context` 0: the model's own. kv: as Model::open. tokenizer may be null for
+  // id-only use. Exit 3, 4, 6.
   static Result<std::unique_ptr<Session>> open(std::shared_ptr<const WeightSource> source,
                                                std::shared_ptr<const Tokenizer> tokenizer, Device device,
-                                               int64_t context = 0);
+                                               int64_t context = 0, std::optional<KvQuant> kv = std::nullopt);
 
   const Model& model() const { return *model_; }
   Model& model() { return *model_; }

@@ -14,6 +14,7 @@
 
 #include "engine/tensor/device.h"
 #include "engine/tensor/dtype.h"
+#include "engine/tensor/kv_quant.h"
 #include "engine/tensor/packed_layout.h"
 
 namespace pare {
@@ -73,6 +74,14 @@ struct AttentionArgs {
   float scale, softcap;
   int64_t window;
   bool causal;
+  // Keys and values as codes (kv_quant.h): k and v are u8, the kv strides count bytes, and the grid of key (s, h', j)
+  // stands at s * kv_heads * grid_head_stride + h' * grid_head_stride + j. head_dim is at most kKvHeadDim.
+  KvQuant kv = {};
+  const uint16_t* k_scales = nullptr;
+  const uint16_t* v_scales = nullptr;
+  const uint8_t* k_zeros = nullptr;  // null for int8
+  const uint8_t* v_zeros = nullptr;
+  int64_t grid_head_stride = 0;
 };
 
 // out[m, n] (+)= sum_k x[m, k] * weight[n, k] + bias[n]

@@ -28,6 +28,9 @@ struct AttentionShape {
 void attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionShape& shape, Tensor& out);
 // k, v from a cache [sequences, kv_heads, capacity, head_dim], capacity >= key_tokens.
 void attention_cached(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionShape& shape, Tensor& out);
+// The same with a cache of codes; the same bytes as with a cache of what they stand for.
+void attention_cached(const Tensor& q, KvQuant kv, const KvCodes& k, const KvCodes& v, const AttentionShape& shape,
+                      Tensor& out);
 
 void activation(Activation kind, const Tensor& x, Tensor& out);
 void gated_activation(Activation kind, const Tensor& gate, const Tensor& up, Tensor& out);

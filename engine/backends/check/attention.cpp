@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <array>
 
 #include "engine/backends/check/backend_class.h"
 #include "engine/tensor/tolerance.h"
@@ -14,9 +15,20 @@ struct HeadExtent {
 HeadExtent extent_of(const AttentionArgs& a, int64_t s, int64_t kv_head) {
   HeadExtent extent;
   const int64_t offset = s * a.kv_sequence_stride + kv_head * a.kv_head_stride;
+  const int64_t grid = (s * a.kv_heads + kv_head) * a.grid_head_stride;
+  std::array<std::array<float, size_t{kKvHeadDim}>, 2> decoded;
   for (int64_t j = 0; j < a.key_tokens; ++j) {
-    const float* key = static_cast<const float*>(a.k) + offset + j * a.kv_position_stride;
-    const float* value = static_cast<const float*>(a.v) + offset + j * a.kv_position_stride;
+    const int64_t at = offset + j * a.kv_position_stride;
+    const float* key = static_cast<const float*>(a.k) + at;
+    const float* value = static_cast<const float*>(a.v) + at;
+    if (!a.kv.is_none()) {
+      kv_decode(a.kv, static_cast<const uint8_t*>(a.k) + at, a.k_scales[grid + j],
+                a.k_zeros != nullptr ? a.k_zeros[grid + j] : uint8_t{0}, a.head_dim, decoded[0].data());
+      kv_decode(a.kv, static_cast<const uint8_t*>(a.v) + at, a.v_scales[grid + j],
+                a.v_zeros != nullptr ? a.v_zeros[grid + j] : uint8_t{0}, a.head_dim, decoded[1].data());
+      key = decoded[0].data();
+      value = decoded[1].data();
+    }
     double squares = 0.0;
     for (int64_t d = 0; d < a.head_dim; ++d) {
       squares += double(key[d]) * double(key[d]);
@@ -58,7 +70,8 @@ void CheckBackend::attention(const AttentionArgs& a) {
       bounds.push_back(extent.value * tolerance::softmax(a.key_tokens, 1.0, distance, score_error));
     }
   }
-  compare(subject("attention", "f32"), a.out, a.out_stride, want,
+  compare(subject("attention", a.kv.is_none() ? "f32" : std::string(a.kv.name()) + " keys and values"), a.out,
+          a.out_stride, want,
           [&](int64_t row, int64_t c) { return bounds[size_t(row * a.heads + c / a.head_dim)]; });
 }
 

@@ -31,10 +31,11 @@ PARE_INLINE int64_t larger(int64_t a, int64_t b) {
 struct AttentionRows {
   const float* q;  // row of the first position, first head of the item
   float* out;
-  const float* k;  // of the sequence and key/value head
+  const float* k;  // of the sequence and key/value head; null for codes
   const float* v;
-  int64_t heads, positions, count;  // count = heads * positions; row = position * heads + head
-  int64_t first_position;           // in the sequence, query_offset included
+  int64_t codes_offset, grids_offset;  // of the same, for codes
+  int64_t heads, positions, count;     // count = heads * positions; row = position * heads + head
+  int64_t first_position;              // in the sequence, query_offset included
 
   int64_t position(int64_t row) const { return first_position + row / heads; }
   int64_t q_offset(int64_t row, int64_t stride, int64_t head_dim) const {
@@ -60,8 +61,12 @@ PARE_INLINE AttentionRows attention_rows(const AttentionArgs& a, const Attention
   AttentionRows rows{};
   rows.q = a.q + row * a.q_stride + head * a.head_dim;
   rows.out = a.out + row * a.out_stride + head * a.head_dim;
-  rows.k = static_cast<const float*>(a.k) + kv_offset;
-  rows.v = static_cast<const float*>(a.v) + kv_offset;
+  if (a.kv.is_none()) {
+    rows.k = static_cast<const float*>(a.k) + kv_offset;
+    rows.v = static_cast<const float*>(a.v) + kv_offset;
+  }
+  rows.codes_offset = kv_offset;
+  rows.grids_offset = (sequence * a.kv_heads + kv_head) * a.grid_head_stride;
   rows.heads = smaller(plan.heads_per_item, group - first_head);
   rows.positions = smaller(plan.positions_per_item, a.query_tokens - first_query);
   rows.count = rows.heads * rows.positions;
@@ -82,7 +87,8 @@ struct AttentionScratch {
   float* q;   // [tiles][head_dim][kTileRows], scaled
   float* o;   // [rows][padded_head_dim]
   float* kt;  // [head_dim][kKeys]
-  float* v;   // [kKeys][padded_head_dim], only when head_dim is no multiple of kLanes
+  float* v;   // [kKeys][padded_head_dim], only for codes and when head_dim is no multiple of kLanes
+  float* k;   // [kKeys][head_dim], only for codes
   float* l;   // [rows][kLanes]: sums, lane by lane
   float* m;   // [rows]: maxima
 };
@@ -262,7 +268,8 @@ PARE_INLINE AttentionScratch divide_scratch(float* buffer, const AttentionArgs& 
   s.kt = take(kKeys * a.head_dim);
   s.l = take(rows * kLanes);
   s.m = take(rows);
-  s.v = take(a.head_dim % kLanes == 0 ? 0 : kKeys * plan.padded_head_dim);
+  s.v = take(a.kv.is_none() && a.head_dim % kLanes == 0 ? 0 : kKeys * plan.padded_head_dim);
+  s.k = take(a.kv.is_none() ? 0 : kKeys * a.head_dim);
   return s;
 }
 
@@ -321,23 +328,58 @@ PARE_INLINE void attend_block(const AttentionArgs& a, const AttentionPlan& plan,
   }
 }
 
+// Float of a scale: a normal f16 above 0, or the NaN of a vector that was not finite.
+PARE_INLINE float kv_scale(uint16_t half) {
+  if (half >= 0x7c00) return __builtin_nanf("");
+  return __builtin_bit_cast(float, (uint32_t(half) << 13) + (uint32_t(127 - 15) << 23));
+}
+
+// Keys or values [j0, j0 + count) of the item as floats [count, stride], zero behind head_dim; as kv_decode.
+static void decode_block(const AttentionArgs& a, const AttentionRows& rows, bool is_key, int64_t j0,
+                         int64_t count, int64_t stride, float* out) {
+  const uint8_t* codes =
+      static_cast<const uint8_t*>(is_key ? a.k : a.v) + rows.codes_offset + j0 * a.kv_position_stride;
+  const uint16_t* scales = (is_key ? a.k_scales : a.v_scales) + rows.grids_offset + j0;
+  const uint8_t* zeros = is_key ? a.k_zeros : a.v_zeros;
+  const int64_t half = (a.head_dim + 1) / 2;
+  for (int64_t j = 0; j < count; ++j, codes += a.kv_position_stride, out += stride) {
+    const float scale = kv_scale(scales[j]);
+    if (zeros == nullptr) {
+      for (int64_t d = 0; d < a.head_dim; ++d) out[d] = scale * (float(codes[d]) - 128.0f);
+    } else {
+      const float zero = float(zeros[rows.grids_offset + j0 + j]);
+      for (int64_t d = 0; d < half; ++d) out[d] = scale * (float(codes[d] & 15) - zero);
+      for (int64_t d = half; d < a.head_dim; ++d) out[d] = scale * (float(codes[d - half] >> 4) - zero);
+    }
+    for (int64_t d = a.head_dim; d < stride; ++d) out[d] = 0.0f;
+  }
+}
+
 static void attend_tiled(const AttentionArgs& a, const AttentionPlan& plan, const AttentionRows& rows) {
   const AttentionScratch s = divide_scratch(attention_scratch(), a, plan, rows.count);
   prepare_rows(a, plan, rows, s);
 
   const int64_t first = first_key(a, rows.first_position) / kKeys * kKeys;
   const int64_t last = last_key(a, rows.first_position + rows.positions - 1);
-  const bool copies_values = a.head_dim % kLanes != 0;
+  const bool is_coded = !a.kv.is_none();
+  const bool copies_values = is_coded || a.head_dim % kLanes != 0;
   for (int64_t j0 = first; j0 < last; j0 += kKeys) {
     const int64_t count = smaller(kKeys, last - j0);
-    const float* v = rows.v + j0 * a.kv_position_stride;
+    const float* v = is_coded ? s.v : rows.v + j0 * a.kv_position_stride;
     // With few rows the item is bound by memory; with many the prefetches would only cost time.
     const int64_t next = (j0 + kKeys) * a.kv_position_stride;
-    const bool fetches_ahead = rows.count <= 2 * kTileRows && j0 + 2 * kKeys <= last;
+    const bool fetches_ahead = !is_coded && rows.count <= 2 * kTileRows && j0 + 2 * kKeys <= last;
     const AttentionAhead ahead =
         fetches_ahead ? AttentionAhead{rows.k + next, rows.v + next} : AttentionAhead{};
-    transpose_keys(rows.k + j0 * a.kv_position_stride, a.kv_position_stride, count, a.head_dim, ahead, s.kt);
-    if (copies_values) {
+    if (is_coded) {
+      decode_block(a, rows, true, j0, count, a.head_dim, s.k);
+      decode_block(a, rows, false, j0, count, plan.padded_head_dim, s.v);
+      transpose_keys(s.k, a.head_dim, count, a.head_dim, ahead, s.kt);
+    } else {
+      transpose_keys(rows.k + j0 * a.kv_position_stride, a.kv_position_stride, count, a.head_dim, ahead,
+                     s.kt);
+    }
+    if (copies_values && !is_coded) {
       for (int64_t j = 0; j < count; ++j) {
         float* row = s.v + j * plan.padded_head_dim;
         for (int64_t d = 0; d < a.head_dim; ++d) row[d] = v[j * a.kv_position_stride + d];

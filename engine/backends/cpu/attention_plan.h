@@ -10,9 +10,10 @@
 
 namespace pare::cpu {
 
-constexpr int64_t kAttentionKeys = 64;         // keys in a block; blocks begin at multiples of it
-constexpr int64_t kAttentionHeadDim = 512;     // largest head that the tiled kernel takes
-constexpr int64_t kAttentionScratch = 94'208;  // floats that the tiled kernel may use
+constexpr int64_t kAttentionKeys = 64;           // keys in a block; blocks begin at multiples of it
+constexpr int64_t kAttentionHeadDim = 512;       // largest head that the tiled kernel takes
+static_assert(kAttentionHeadDim >= kKvHeadDim);  // codes are decoded by the tiled kernel alone
+constexpr int64_t kAttentionScratch = 126'976;   // floats that the tiled kernel may use
 
 struct AttentionPlan {
   bool is_tiled;           // false: head_dim above kAttentionHeadDim, rows one by one

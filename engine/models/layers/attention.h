@@ -14,6 +14,7 @@ struct Attention {
   float scale = 1.0f;    // of the scores
   float softcap = 0.0f;  // 0: none
   bool is_causal = true;
+  KvQuant kv = {};           // how keys and values are kept; a cache must be of the same kind
   Weight query, key, value;  // undefined when fused
   Weight qkv;                // rows q, then k, then v
   Weight output;

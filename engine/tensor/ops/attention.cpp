@@ -111,4 +111,42 @@ void attention_cached(const Tensor& q, const Tensor& k, const Tensor& v, const A
   backend_for(q.device()).attention(args);
 }
 
+void attention_cached(const Tensor& q, KvQuant kv, const KvCodes& k, const KvCodes& v,
+                      const AttentionShape& shape, Tensor& out) {
+  check_shape(shape);
+  check_query("q", q, shape);
+  check_query("out", out, shape);
+  PARE_ASSERT(!kv.is_none() && shape.head_dim <= kKvHeadDim, "[attention] {} codes for heads of {}",
+              kv.name(), shape.head_dim);
+  for (const KvCodes* x : {&k, &v}) {
+    PARE_ASSERT(x->codes.dtype() == DType::u8 && x->codes.shape().rank() == 4 && x->codes.is_contiguous() &&
+                    x->codes.size(0) == shape.sequences && x->codes.size(1) == shape.kv_heads &&
+                    x->codes.size(2) >= shape.key_tokens && x->codes.size(3) == kv.row_bytes(shape.head_dim),
+                "[attention] codes {} for {} sequences of {} x {} keys of {}", x->codes.shape().text(),
+                shape.sequences, shape.kv_heads, shape.key_tokens, shape.head_dim);
+    const Shape grid{x->codes.size(0), x->codes.size(1), x->codes.size(2)};
+    PARE_ASSERT(x->scales.dtype() == DType::f16 && x->scales.shape() == grid && x->scales.is_contiguous() &&
+                    x->zeros.defined() == kv.has_zeros() && (!kv.has_zeros() || x->zeros.shape() == grid),
+                "[attention] scales {} for codes {}", x->scales.shape().text(), x->codes.shape().text());
+    require_same_device("attention", q, x->codes);
+  }
+  require_same_shape("attention", k.codes, v.codes);
+  require_same_device("attention", q, out);
+  if (is_empty(shape)) return;
+  PARE_ASSERT(shape.key_tokens > 0, "[attention] no keys");
+  const int64_t capacity = k.codes.size(2), row_bytes = k.codes.size(3);
+  AttentionArgs args = arguments(q, k.codes, v.codes, shape, out);
+  args.kv_dtype = DType::f32;
+  args.kv_sequence_stride = shape.kv_heads * capacity * row_bytes;
+  args.kv_head_stride = capacity * row_bytes;
+  args.kv_position_stride = row_bytes;
+  args.kv = kv;
+  args.k_scales = k.scales.data<uint16_t>();
+  args.v_scales = v.scales.data<uint16_t>();
+  args.k_zeros = kv.has_zeros() ? k.zeros.data<uint8_t>() : nullptr;
+  args.v_zeros = kv.has_zeros() ? v.zeros.data<uint8_t>() : nullptr;
+  args.grid_head_stride = capacity;
+  backend_for(q.device()).attention(args);
+}
+
 }  // namespace pare::ops
