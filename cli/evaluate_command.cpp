@@ -5,11 +5,13 @@
 
 #include "cli/commands.h"
 #include "cli/evaluation_input.h"
+#include "cli/kv_option.h"
 #include "cli/model_argument.h"
 #include "engine/core/file.h"
 #include "engine/core/log.h"
 #include "engine/core/progress.h"
 #include "engine/core/text.h"
+#include "engine/run/kv_cache.h"
 #include "evaluate/evaluate.h"
 #include "evaluate/gate.h"
 #include "formats/safetensors.h"
@@ -20,7 +22,7 @@ namespace {
 
 struct Options {
   std::vector<std::string> models;
-  std::string reference, data, tokenizer;
+  std::string reference, data, tokenizer, kv;
   std::string protocol = "disjoint";
   int64_t context = 0, stride = 0, tokens = 0;
   std::string bos = "auto";
@@ -60,10 +62,11 @@ uint64_t least_memory(const WeightSource& source, const ModelConfig& config) {
 }
 
 // Loads the model whole when it fits well into memory; else evaluate() walks it block by block.
+// kv: nothing for what the model says.
 Result<std::unique_ptr<Model>> open_model_for(const std::string& path, const CommonOptions& common,
-                                              Device device) {
+                                              Device device, std::optional<KvQuant> kv) {
   PARE_TRY(const auto source, open_source(path, common));
-  PARE_TRY(auto model, Model::open(source, device));
+  PARE_TRY(auto model, Model::open(source, device, kv));
   PARE_CHECK(check_memory(common, least_memory(*source, model->config()), "raise --max-memory"));
   PARE_TRY(const uint64_t limit, memory_limit(common));
   // Quantized weights are repacked, so the file's pages and the working form exist side by side for a while.
@@ -96,6 +99,8 @@ struct Row {
   EvaluationInput input;
   ProtocolOptions protocol;
   EvaluateResult result;
+  KvQuant kv;
+  uint64_t cache_bytes = 0;  // of a window
 };
 
 double metric(const Row& row, const std::string& name) {
@@ -118,6 +123,8 @@ Json to_json(const Row& row, const Tokenizer& tokenizer) {
   json["context"] = Json(row.protocol.context);
   if (row.protocol.protocol == Protocol::stride) json["stride"] = Json(row.protocol.stride);
   json["bos"] = row.input.bos;
+  json["kv"] = row.kv.name();
+  json["kv_cache_bytes"] = row.cache_bytes;
   json["perplexity"] = result.perplexity.value;
   json["perplexity_error"] = result.perplexity.error;
   json["perplexity_window_error"] = result.perplexity.window_error;
@@ -196,6 +203,10 @@ void print_row(const Row& row) {
     print_line("  same best     " + number(100.0 * damage.top1_agreement.value, "%.2f") + " ± " +
                number(100.0 * damage.top1_agreement.error, "%.2f") + " % of tokens");
   }
+  if (!row.kv.is_none()) {
+    print_line("  kv cache      " + std::string(row.kv.name()) + ", " + format_bytes(row.cache_bytes) +
+               " for " + format_count(uint64_t(row.protocol.context)) + " tokens");
+  }
   print_line("  speed         " + number(result.tokens_per_second, "%.0f") + " tokens/s");
 }
 
@@ -226,17 +237,20 @@ Result<Exit> run_perplexity(const Options& options, const CommonOptions& common)
   PARE_TRY(const TextData data, read_text_data(options.data));
   std::unique_ptr<Model> reference;
   if (!options.reference.empty()) {
-    PARE_TRY(reference, open_model_for(options.reference, common, device));
+    // The yardstick keeps what it computes, whatever --kv or its own manifest say.
+    PARE_TRY(reference, open_model_for(options.reference, common, device, KvQuant{}));
   }
   Json results = Json::array();
   std::string failed;
   for (const std::string& path : options.models) {
-    PARE_TRY(auto model, open_model_for(path, common, device));
+    PARE_TRY(auto model, open_model_for(path, common, device, asked_kv(options.kv)));
     PARE_TRY(const auto tokenizer, tokenizer_for(options, model->source()));
     warn_of_missing_rows(*tokenizer, model->config());
     Row row;
     row.model = path;
     PARE_TRY(row.protocol, protocol_options(options, model->config()));
+    row.kv = model->config().kv;
+    row.cache_bytes = KvCache::bytes_for(model->config(), 1, row.protocol.context);
     PARE_TRY(row.input,
              make_evaluation_input(
                  data, *tokenizer, model->config(),
@@ -324,7 +338,7 @@ Result<Exit> run_logits(const Options& options, const CommonOptions& common) {
     return option_error("--input-ids", "needs --save-logits OUT.safetensors", {}, {});
   PARE_TRY(const Device device, chosen_device(common));
   PARE_TRY(const Tensor ids, read_input_ids(options.input_ids));
-  PARE_TRY(auto model, open_model_for(options.models[0], common, device));
+  PARE_TRY(auto model, open_model_for(options.models[0], common, device, asked_kv(options.kv)));
   WriteOptions write;
   write.force = options.force;
   PARE_TRY(const InputFile ids_file, InputFile::open(options.input_ids));
@@ -397,6 +411,7 @@ void add_evaluate(CLI::App& app, Commands& commands) {
       ->check(CLI::IsMember({"auto", "once", "always", "never"}))
       ->capture_default_str()
       ->type_name("POLICY");
+  add_kv_option(verb, options->kv);
   verb->add_option("--tokenizer", options->tokenizer,
                    "tokenizer.json, or a folder with one, when the model has none")
       ->type_name("PATH");

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "cli/commands.h"
+#include "cli/kv_option.h"
 #include "cli/model_argument.h"
 #include "engine/core/file.h"
 #include "engine/core/limits.h"
@@ -21,7 +22,7 @@ namespace {
 
 struct Options {
   std::string model;
-  std::string prompt, file, tokenizer;
+  std::string prompt, file, tokenizer, kv;
   bool has_prompt = false;
   GenerateOptions generate;
   int64_t context = 0;
@@ -94,7 +95,7 @@ std::string shown(std::string_view text, bool filter) {
   return out;
 }
 
-Json to_json(const Options& options, const GenerateResult& result) {
+Json to_json(const Options& options, const GenerateResult& result, KvQuant kv) {
   Json json = Json::object();
   json["schema_version"] = 1;
   json["model"] = options.model;
@@ -105,6 +106,8 @@ Json to_json(const Options& options, const GenerateResult& result) {
   json["stop_reason"] = stop_reason_name(result.reason);
   json["prompt_tokens"] = Json(result.prompt_tokens);
   json["new_tokens"] = Json(int64_t(result.ids.size()));
+  json["kv"] = kv.name();
+  json["kv_cache_bytes"] = result.cache_bytes;
   json["prefill_tokens_per_second"] =
       result.prefill_seconds > 0 ? double(result.prompt_tokens) / result.prefill_seconds : 0.0;
   json["decode_tokens_per_second"] =
@@ -143,7 +146,9 @@ Result<Exit> run_model(const Options& options, const CommonOptions& common) {
     PARE_TRY(const TokenizerFiles files, tokenizer_files(options.tokenizer));
     PARE_TRY(tokenizer, Tokenizer::load(files));
   }
-  PARE_TRY(const ModelDescription description, describe_model(*source));
+  PARE_TRY(ModelDescription description, describe_model(*source));
+  PARE_TRY(const KvQuant kv, effective_kv(options.kv, *source));
+  description.config.kv = kv;
   warn_of_missing_rows(*tokenizer, description.config);
   const int64_t context = options.context > 0 ? options.context : description.config.max_positions;
   const int64_t positions =
@@ -152,7 +157,7 @@ Result<Exit> run_model(const Options& options, const CommonOptions& common) {
                           stored_bytes(*source) + KvCache::bytes_for(description.config, 1, positions),
                           "weights and cache need this much"));
   PARE_TRY(const std::vector<int32_t> ids, encode_prompt(options, *tokenizer, prompt));
-  PARE_TRY(auto session, Session::open(source, tokenizer, device, options.context));
+  PARE_TRY(auto session, Session::open(source, tokenizer, device, options.context, kv));
   log_info("running on " + backend_for(device).description());
   const bool filter = !options.raw && ::isatty(STDOUT_FILENO) == 1;
   if (options.echo && !common.json) print(prompt);
@@ -171,7 +176,7 @@ Result<Exit> run_model(const Options& options, const CommonOptions& common) {
   PARE_TRY(const GenerateResult result, session->generate(ids, generate, emit));
   if (!written) return written.error();
   if (common.json) {
-    print_json(to_json(options, result));
+    print_json(to_json(options, result, kv));
   } else {
     print("\n");
     PARE_CHECK(flush_stdout());
@@ -228,6 +233,7 @@ void add_run_options(CLI::App* verb, Commands& commands) {
   verb->add_option("--context", options->context, "positions to make room for (default: the model's)")
       ->check(CLI::Range(int64_t(2), int64_t(1) << 30))
       ->type_name("N");
+  add_kv_option(verb, options->kv);
   verb->add_option("--tokenizer", options->tokenizer,
                    "tokenizer.json, or a folder with one, when the model has none")
       ->type_name("PATH");
