@@ -45,8 +45,11 @@ Error no_weights(const std::string& folder, const OpenOptions& options) {
     const auto detected = detect_file(*input);
     if (!detected) continue;
     if (detected->kind == FileKind::safetensors) candidates.push_back(name);
-    const bool is_refused = detected->kind == FileKind::refused || detected->kind == FileKind::gguf;
-    if (is_refused && detected->refusal.exit == Exit::unsupported) return detected->refusal;
+    if (detected->kind == FileKind::gguf) {
+      return malformed("IX17", folder, quote(name), "a GGUF model is one file; name the file, not its folder");
+    }
+    if (detected->kind == FileKind::refused && detected->refusal.exit == Exit::unsupported)
+      return detected->refusal;
   }
   if (!candidates.empty()) {
     return malformed("IX17", folder, "", "no model.safetensors and no index; --weights chooses a file",

@@ -108,7 +108,6 @@ Result<DetectedFile> detect_file(const InputFile& file) {
     detected.kind = FileKind::safetensors;
   } else if (head.starts_with("GGUF")) {
     detected.kind = FileKind::gguf;
-    detected.refusal = unsupported("", file.path(), "", "GGUF is not supported yet");
   } else if (const Refusal refusal = refusal_of(head, tail, file.path()); refusal.rule != nullptr) {
     detected.kind = FileKind::refused;
     detected.refusal = fault(refusal.exit, refusal.rule, file.path(), "", refusal.what);
@@ -118,7 +117,7 @@ Result<DetectedFile> detect_file(const InputFile& file) {
 
 Status refuse_other_formats(const InputFile& file) {
   PARE_TRY(const DetectedFile detected, detect_file(file));
-  if (detected.kind == FileKind::refused || detected.kind == FileKind::gguf) return detected.refusal;
+  if (detected.kind == FileKind::refused) return detected.refusal;
   return {};
 }
 

@@ -18,7 +18,7 @@ enum class FileKind {
 
 struct DetectedFile {
   FileKind kind = FileKind::unknown;
-  Error refusal;  // of refused files and of GGUF: what it is and what to do (RF01 to RF07)
+  Error refusal;  // of refused files: what it is and what to do (RF01 to RF07)
 };
 
 // Looks at the first and last bytes. Errors: 5 on read errors.

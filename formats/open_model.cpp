@@ -5,6 +5,7 @@
 #include "formats/directory_source.h"
 #include "formats/fault.h"
 #include "formats/file_kind.h"
+#include "formats/gguf/source.h"
 #include "formats/hub_cache.h"
 #include "formats/pare_source.h"
 
@@ -20,6 +21,7 @@ Result<std::shared_ptr<const WeightSource>> open_file(const std::string& path, c
     case FileKind::safetensors:
       return open_single_file(path, std::move(input), options);
     case FileKind::gguf:
+      return open_gguf(path, std::move(input), options.verify_checksums);
     case FileKind::refused:
       return detected.refusal;
     case FileKind::unknown:
@@ -28,8 +30,9 @@ Result<std::shared_ptr<const WeightSource>> open_file(const std::string& path, c
   // Damaged beyond recognition: the name says what it should have been.
   if (path.ends_with(".pare")) return open_pare(path, std::move(input), options.verify_checksums);
   if (path.ends_with(".safetensors")) return open_single_file(path, std::move(input), options);
+  if (path.ends_with(".gguf")) return open_gguf(path, std::move(input), options.verify_checksums);
   return malformed("IX17", path, "",
-                   "not a model: neither a folder, nor safetensors, nor .pare by its content");
+                   "not a model: neither a folder, nor safetensors, nor .pare, nor GGUF by its content");
 }
 
 std::string last_component(const std::string& path) {

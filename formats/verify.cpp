@@ -10,6 +10,7 @@
 #include "formats/directory_source.h"
 #include "formats/fault.h"
 #include "formats/file_kind.h"
+#include "formats/gguf/source.h"
 #include "formats/open_model.h"
 #include "formats/pare_file.h"
 #include "formats/pare_layout.h"
@@ -149,6 +150,30 @@ Result<VerifyReport> verify_safetensors(InputFile input) {
   return report;
 }
 
+Result<VerifyReport> verify_gguf(const std::string& path, InputFile input) {
+  VerifyReport report;
+  report.format = "gguf";
+  report.bytes = input.size();
+  auto files = open_gguf_parts(path, std::move(input));
+  if (!files) return with_fault(std::move(report), std::move(files).error());
+  report.bytes = 0;
+  report.has_checksums = true;
+  for (const auto& file : *files) {
+    report.bytes += file->file().size();
+    report.has_checksums = report.has_checksums && file->has_sums();
+    const auto& tensors = file->header().tensors;
+    report.tensors += static_cast<int64_t>(tensors.size());
+    for (size_t i = 0; i < tensors.size(); ++i) {
+      Status status = file->check_sum(i);
+      if (status) status = file->check_values(tensors[i]);
+      add_fault(report, std::move(status));
+      file->release(tensors[i]);
+    }
+    PARE_CHECK(file->file().check_unchanged());
+  }
+  return report;
+}
+
 }  // namespace
 
 Result<VerifyReport> verify_model(const std::string& path) {
@@ -161,12 +186,14 @@ Result<VerifyReport> verify_model(const std::string& path) {
     case FileKind::safetensors:
       return verify_safetensors(std::move(input));
     case FileKind::gguf:
+      return verify_gguf(path, std::move(input));
     case FileKind::refused:
       return detected.refusal;
     case FileKind::unknown:
       break;
   }
   // Damaged beyond recognition: a .pare file unless its name says otherwise.
+  if (path.ends_with(".gguf")) return verify_gguf(path, std::move(input));
   return path.ends_with(".safetensors") ? verify_safetensors(std::move(input))
                                         : verify_pare(path, std::move(input));
 }

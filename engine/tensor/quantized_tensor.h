@@ -13,7 +13,7 @@ struct QuantizedTensor {
   QuantScheme scheme;
   Shape shape;          // logical, [out, in]
   Tensor codes;         // u8 [out, row_bytes]: row-major, in-contiguous, low bits first inside bytes
-  Tensor scales;        // scale_dtype [out, groups]; tensor granularity: [1, 1]
+  Tensor scales;        // scale_dtype [out, groups]; tensor granularity: [1, 1]; > 0, or < 0 with Offset::minimum
   Tensor zero_points;   // u8 [out, groups], only for Offset::zero_point
   Tensor minimums;      // scale_dtype [out, groups], only for Offset::minimum
   Tensor group_index;   // optional i32 [in]: group of each column (act-order without static groups)

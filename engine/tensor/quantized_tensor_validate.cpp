@@ -116,7 +116,9 @@ Status check_scales(const Origin& origin, const QuantizedTensor& tensor) {
   const int64_t groups = tensor.scales.size(1);
   for (int64_t i = 0; i < tensor.scales.numel(); ++i) {
     const float scale = load(tensor.scales, i);
-    if (std::isfinite(scale) && scale > 0.0f) continue;
+    // Code 0 of a grid with a minimum is the minimum; the grid may then run downwards.
+    const bool may_fall = tensor.scheme.offset == Offset::minimum && scale < 0.0f;
+    if (std::isfinite(scale) && (scale > 0.0f || may_fall)) continue;
     return origin.error(Exit::numeric, "PK07", ".scales" + at(i / groups, i % groups),
                         "scale must be finite and positive", std::to_string(scale));
   }
