@@ -1,34 +1,15 @@
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cmath>
 #include <limits>
 
 #include "engine/core/assert.h"
+#include "quantize/fast_power.h"
 #include "quantize/grid.h"
 #include "quantize/grid_error.h"
 
 namespace pare {
 namespace {
-
-// log2 and exp2 as short polynomials on the bits, so that the loop below vectorises. Relative error below
-// 2e-6: enough for an objective that only ranks ranges, and the same on every machine.
-inline float fast_log2(float x) {
-  const int32_t bits = std::bit_cast<int32_t>(x);
-  const float exponent = float((bits >> 23) - 127);
-  const float m = std::bit_cast<float>((bits & 0x007fffff) | 0x3f800000) - 1.0f;  // [0, 1)
-  const float u = m / (m + 2.0f), v = u * u;  // log2(1 + m) = 2/ln2 atanh(m / (m + 2))
-  return exponent +
-         2.88539008f * u * (1.0f + v * (0.333333333f + v * (0.2f + v * (0.142857143f + v * 0.111111f))));
-}
-
-inline float fast_exp2(float x) {
-  const float whole = (x + 12582912.0f) - 12582912.0f;  // to the nearest integer, |x| < 2^22
-  const float f = (x - whole) * 0.693147181f;
-  const float p =
-      1.0f + f * (1.0f + f * (0.5f + f * (0.166666667f + f * (0.0416666667f + f * 0.00833333333f))));
-  return p * std::bit_cast<float>((int32_t(whole) + 127) << 23);
-}
 
 // sum u |restored - value|^power
 double sum_of_powers(std::span<const float> values, std::span<const float> restored,

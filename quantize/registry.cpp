@@ -3,6 +3,8 @@
 #include <array>
 
 #include "engine/core/text.h"
+#include "quantize/codebook.h"
+#include "quantize/hqq.h"
 #include "quantize/quantizer.h"
 #include "quantize/round_to_nearest.h"
 
@@ -11,10 +13,13 @@ namespace {
 
 constexpr std::array kMethods{
     QuantizeMethod{"rtn", "round to nearest; needs no data", round_to_nearest},
+    QuantizeMethod{"hqq", "move zero points so that few errors are large; for -asymf and -asym",
+                   half_quadratic},
+    QuantizeMethod{"kmeans", "fit the values of the codes; for kmeans2 to kmeans8", k_means},
 };
 
 // Methods that users of other tools ask for; named so that the refusal is clear.
-constexpr std::array<std::string_view, 5> kKnownElsewhere = {"gptq", "awq", "smoothquant", "hqq", "nf4"};
+constexpr std::array<std::string_view, 4> kKnownElsewhere = {"gptq", "awq", "smoothquant", "nf4"};
 
 }  // namespace
 

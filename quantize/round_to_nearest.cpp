@@ -1,139 +1,22 @@
 #include "quantize/round_to_nearest.h"
 
-#include <algorithm>
-#include <array>
-#include <cmath>
-#include <cstring>
-#include <limits>
 #include <string>
-#include <vector>
 
-#include "engine/core/parallel.h"
-#include "engine/core/text.h"
 #include "engine/tensor/tensor_scan.h"
-#include "quantize/matrix_codes.h"
+#include "quantize/row_quantizer.h"
 
 namespace pare {
 namespace {
 
-constexpr int64_t kRowsPerItem = 16;
-
-// What one item of rows adds to the report; combined in item order.
-struct Tally {
-  double squared_error = 0.0, squared_weight = 0.0, max_error = 0.0;
-  int64_t clamped_scales = 0, raised_scales = 0, clipped_weights = 0;
-  int64_t fault_row = -1, fault_group = -1;
-  ScaleFault fault = ScaleFault::none;
-};
-
-class RowQuantizer {
- public:
-  RowQuantizer(const Tensor& weight, const QuantScheme& scheme, const QuantizeOptions& options,
-               QuantizedTensor& out, const FittedGrid* tensor_grid)
-      : weight_(weight), scheme_(scheme), options_(options), out_(out), tensor_grid_(tensor_grid) {}
-
-  Tally run(int64_t begin, int64_t end) const {
-    const int64_t in = weight_.size(1);
-    std::vector<float> row(static_cast<size_t>(in)), restored(static_cast<size_t>(in));
-    std::vector<uint8_t> codes(static_cast<size_t>(in));
-    Tally tally;
-    for (int64_t r = begin; r < end; ++r) {
-      load_row(weight_, r, row.data());
-      quantize_row(r, row, codes, restored, tally);
-      for (size_t i = 0; i < row.size(); ++i) {
-        const double error = double(row[i]) - double(restored[i]);
-        tally.squared_error += error * error;
-        tally.squared_weight += double(row[i]) * double(row[i]);
-        tally.max_error = std::max(tally.max_error, std::abs(error));
-      }
-    }
-    return tally;
-  }
-
- private:
-  void quantize_row(int64_t r, const std::vector<float>& row, std::vector<uint8_t>& codes,
-                    std::vector<float>& restored, Tally& tally) const {
-    const int64_t in = weight_.size(1), width = scheme_.group_width(in), groups = scheme_.groups(in);
-    for (int64_t g = 0; g < groups; ++g) {
-      const int64_t first = g * width, count = std::min(width, in - first);
-      const std::span<const float> group(row.data() + first, size_t(count));
-      const FittedGrid fitted =
-          tensor_grid_ != nullptr ? *tensor_grid_ : fit(group, importance_of(first, count));
-      note_fault(fitted, r, g, tally);
-      encode(scheme_, fitted.grid, group, codes.data() + first);
-      decode(scheme_, fitted.grid, std::span(codes.data() + first, size_t(count)), restored.data() + first);
-      if (options_.clip_search) tally.clipped_weights += count_clipped(scheme_, fitted.grid, group);
-      if (tensor_grid_ == nullptr) store_grid(out_, r * groups + g, fitted.grid);
-    }
-    store_codes(out_, r, codes.data());
-  }
-
-  std::span<const float> importance_of(int64_t first, int64_t count) const {
-    if (options_.importance.empty()) return {};
-    return options_.importance.subspan(size_t(first), size_t(count));
-  }
-
-  FittedGrid fit(std::span<const float> group, std::span<const float> importance) const {
-    return options_.clip_search ? fit_clipped(scheme_, group, options_.clip, importance)
-                                : fit_min_max(scheme_, group);
-  }
-
-  static void note_fault(const FittedGrid& fitted, int64_t row, int64_t group, Tally& tally) {
-    if (fitted.fault == ScaleFault::none) return;
-    if (fitted.fault == ScaleFault::raised) {
-      ++tally.raised_scales;
-      return;
-    }
-    ++tally.clamped_scales;
-    if (tally.fault_row < 0) {
-      tally.fault_row = row;
-      tally.fault_group = group;
-      tally.fault = fitted.fault;
-    }
-  }
-
-  const Tensor& weight_;
-  const QuantScheme& scheme_;
-  const QuantizeOptions& options_;
-  QuantizedTensor& out_;
-  const FittedGrid* tensor_grid_;
-};
-
-// One grid for the whole matrix, from the smallest and largest weight.
-FittedGrid fit_tensor(const Tensor& weight, const QuantScheme& scheme) {
-  const int64_t out = weight.size(0), in = weight.size(1), items = (out + kRowsPerItem - 1) / kRowsPerItem;
-  std::vector<float> lows(static_cast<size_t>(items)), highs(static_cast<size_t>(items));
-  parallel_for(items, [&](int64_t item) {
-    std::vector<float> row(static_cast<size_t>(in));
-    float low = std::numeric_limits<float>::infinity(), high = -low;
-    for (int64_t r = item * kRowsPerItem; r < std::min(out, (item + 1) * kRowsPerItem); ++r) {
-      load_row(weight, r, row.data());
-      const auto [lowest, highest] = std::minmax_element(row.begin(), row.end());
-      low = std::min(low, *lowest);
-      high = std::max(high, *highest);
-    }
-    lows[size_t(item)] = low;
-    highs[size_t(item)] = high;
-  });
-  return fit_range(scheme, *std::min_element(lows.begin(), lows.end()),
-                   *std::max_element(highs.begin(), highs.end()));
-}
-
 // What this method cannot do with a scheme; never done in another way.
 Status check_scheme(const QuantScheme& scheme, const QuantizeOptions& options, std::string_view name) {
-  const char* what = nullptr;
   if (scheme.kind == QuantScheme::Kind::codebook && scheme.codebook != "nf4")
-    what = "a codebook of its own is not available in this version; nf4 has a fixed one";
+    return scheme_refused(scheme, name,
+                          "a codebook of its own is fitted by the method kmeans; nf4 has a fixed one");
   if (scheme.granularity == QuantScheme::Granularity::tensor && options.clip_search)
-    what = "range search needs a scale per channel or group; leave out --clip for this scheme";
-  if (what == nullptr) return {};
-  return Error{.exit = Exit::unsupported,
-               .rule = "RC14",
-               .path = {},
-               .where = quote(name),
-               .what = what,
-               .got = scheme.text(),
-               .limit = {}};
+    return scheme_refused(
+        scheme, name, "range search needs a scale per channel or group; leave out --clip for this scheme");
+  return {};
 }
 
 }  // namespace
@@ -142,37 +25,15 @@ Result<QuantizeOutput> round_to_nearest(const Tensor& weight, const QuantScheme&
                                         const QuantizeOptions& options, std::string_view name) {
   PARE_ASSERT(weight.shape().rank() == 2, "[rtn] {} has shape {}", name, weight.shape().text());
   PARE_CHECK(check_scheme(scheme, options, name));
-  const int64_t out = weight.size(0), in = weight.size(1);
-  QuantizeOutput output;
-  PARE_TRY(output.tensor, QuantizedTensor::allocate(scheme, out, in));
-  if (weight.numel() == 0) return output;
   PARE_CHECK(require_finite(weight, std::string(name), {}));
-
-  const bool is_per_tensor = scheme.granularity == QuantScheme::Granularity::tensor;
-  FittedGrid tensor_grid;
-  if (is_per_tensor) tensor_grid = fit_tensor(weight, scheme);
-  const RowQuantizer rows(weight, scheme, options, output.tensor, is_per_tensor ? &tensor_grid : nullptr);
-  const int64_t items = (out + kRowsPerItem - 1) / kRowsPerItem;
-  std::vector<Tally> tallies(static_cast<size_t>(items));
-  parallel_for(items, [&](int64_t item) {
-    tallies[size_t(item)] = rows.run(item * kRowsPerItem, std::min(out, (item + 1) * kRowsPerItem));
-  });
-  if (is_per_tensor) store_grid(output.tensor, 0, tensor_grid.grid);
-
-  double squared_error = 0.0, squared_weight = 0.0;
-  for (const Tally& tally : tallies) {
-    if (tally.fault_row >= 0 && !options.clamp_scales) {
-      return scale_error(scheme, name, tally.fault_row, tally.fault_group, tally.fault);
-    }
-    squared_error += tally.squared_error;
-    squared_weight += tally.squared_weight;
-    output.max_error = std::max(output.max_error, tally.max_error);
-    output.clamped_scales += tally.clamped_scales;
-    output.raised_scales += tally.raised_scales;
-    output.clipped_weights += tally.clipped_weights;
-  }
-  output.relative_error = squared_weight > 0.0 ? std::sqrt(squared_error / squared_weight) : 0.0;
-  return output;
+  RowMethod method;
+  method.fit = [&](std::span<const float> group, std::span<const float> importance) {
+    return options.clip_search ? fit_clipped(scheme, group, options.clip, importance)
+                               : fit_min_max(scheme, group);
+  };
+  if (scheme.granularity == QuantScheme::Granularity::tensor && weight.numel() > 0)
+    method.tensor_grid = fit_tensor(weight, scheme);
+  return quantize_rows(weight, scheme, options, name, method);
 }
 
 }  // namespace pare

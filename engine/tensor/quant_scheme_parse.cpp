@@ -1,4 +1,5 @@
-// Text form of a QuantScheme; the grammar stands in quant_scheme.h.
+// Text form of a QuantScheme; the grammar stands in quant_scheme.h. "kmeans4" is also written for "codebook4",
+// after the method that fits such codebooks.
 #include <vector>
 
 #include <fmt/core.h>
@@ -16,7 +17,7 @@ using Offset = QuantScheme::Offset;
 using Range = QuantScheme::Range;
 
 constexpr const char* kAcceptedForms =
-    "int2..int8, nf4, fp8-e4m3, fp8-e5m2 or codebook2..codebook8, then any of -tensor, -ch, -gN, -sym, "
+    "int2..int8, nf4, fp8-e4m3, fp8-e5m2 or kmeans2..kmeans8 (codebook2..8), then any of -tensor, -ch, -gN, -sym, "
     "-asym, "
     "-asymf, -narrow, -full, -sf16, -sbf16, -sf32";
 
@@ -59,12 +60,12 @@ bool read_type(std::string_view type, QuantScheme& scheme) {
     scheme.kind = Kind::floating;
     return true;
   }
-  for (const std::string_view prefix : {"int", "codebook"}) {
+  for (const std::string_view prefix : {"int", "codebook", "kmeans"}) {
     if (!type.starts_with(prefix)) continue;
     const std::string_view digits = type.substr(prefix.size());
     if (digits.size() != 1 || digits[0] < '2' || digits[0] > '8') return false;
     scheme.bits = digits[0] - '0';
-    if (prefix == "codebook") scheme.kind = Kind::codebook, scheme.codebook = "custom";
+    if (prefix != "int") scheme.kind = Kind::codebook, scheme.codebook = "custom";
     if (prefix == "int" && scheme.bits < 8) scheme.granularity = Granularity::group, scheme.group_size = 128;
     return true;
   }

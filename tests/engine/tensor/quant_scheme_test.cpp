@@ -58,7 +58,9 @@ TEST(QuantSchemeTest, WhatPeopleWrite) {
                                                        {"int4-full", "int4-g128-sym"},
                                                        {"int4-sf16", "int4-g128-sym"},
                                                        {"int4-sbf16-sym-g32", "int4-g32-sym-sbf16"},
-                                                       {"codebook4", "codebook4-ch"}};
+                                                       {"codebook4", "codebook4-ch"},
+                                                       {"kmeans4-g64", "codebook4-g64"},
+                                                       {"kmeans3", "codebook3-ch"}};
   for (const auto& [written, canonical] : cases) {
     const auto scheme = QuantScheme::parse(written);
     ASSERT_TRUE(scheme) << written;
@@ -98,6 +100,7 @@ TEST(QuantSchemeTest, RefusalsNameThePart) {
       {"int4-asym-full", "full"},
       {"int4-sf64", "sf64"},
       {"codebook1", "codebook1"},
+      {"kmeans9-g64", "kmeans9"},
       {"int4-g99999999999999999999", "g99999999999999999999"},
       {"int4 -g64", "int4 "}};
   for (const auto& [text, part] : cases) {
