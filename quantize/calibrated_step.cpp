@@ -49,6 +49,11 @@ bool uses_search(const MethodPlan& plan, const QuantScheme& scheme) {
 QuantizeOptions options_for(const CalibratedOptions& options, const QuantScheme& scheme,
                             std::span<const float> importance) {
   QuantizeOptions result = options.quantize;
+  const bool has_ranges = options.method.rounding != MethodPlan::Rounding::kmeans;
+  if (!has_ranges && options.method.range == MethodPlan::Range::importance) {
+    result.importance = importance;
+    return result;
+  }
   if (!uses_search(options.method, scheme)) {
     if (options.method.range == MethodPlan::Range::min_max) result.clip_search = false;
     return result;
@@ -63,10 +68,14 @@ QuantizeOptions options_for(const CalibratedOptions& options, const QuantScheme&
 
 CalibratedStep::CalibratedStep(const ModelDescription& model, std::vector<std::optional<QuantScheme>> schemes,
                                CalibratedOptions options)
-    : model_(model), schemes_(std::move(schemes)), options_(std::move(options)) {}
+    : model_(model), options_(std::move(options)) {
+  for (size_t i = 0; i < schemes.size(); ++i)
+    if (schemes[i]) schemes_.emplace(model_.tensors[i].name, *schemes[i]);
+}
 
-const std::optional<QuantScheme>& CalibratedStep::scheme_of(const TensorSpec& spec) const {
-  return schemes_[size_t(&spec - model_.tensors.data())];
+std::optional<QuantScheme> CalibratedStep::scheme_of(const TensorSpec& spec) const {
+  const auto scheme = schemes_.find(spec.name);
+  return scheme == schemes_.end() ? std::nullopt : std::optional(scheme->second);
 }
 
 bool CalibratedStep::has_work(int block, Site site) const {
@@ -224,7 +233,7 @@ Status CalibratedStep::quantize_linear(BlockEdit& block, const TensorSpec& spec,
                                        const HessianFactor* factor, const HessianFactor* match_factor,
                                        const std::vector<float>& importance,
                                        const std::optional<ActivationQuant>& activation) {
-  const QuantScheme& scheme = *scheme_of(spec);
+  const QuantScheme scheme = *scheme_of(spec);
   const Tensor& moment = input.statistics.second_moment;
   PARE_TRY(Tensor weight, block.values(spec));
   PARE_CHECK(require_finite(weight, spec.name, block.source().path()));

@@ -1,6 +1,7 @@
 // quantize/calibrated_step.h: the step that quantizes one block with the statistics of its inputs.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -48,7 +49,7 @@ class CalibratedStep final : public Step {
   std::vector<TensorRecord> take_records() { return std::exchange(records_, {}); }
 
  private:
-  const std::optional<QuantScheme>& scheme_of(const TensorSpec& spec) const;
+  std::optional<QuantScheme> scheme_of(const TensorSpec& spec) const;
   bool has_work(int block, Site site) const;
   Status scale_site(BlockEdit& block, Site site, const SiteStatistics& statistics);
   Status scale_by_awq(BlockEdit& block, Site site, const SiteStatistics& statistics);
@@ -60,7 +61,7 @@ class CalibratedStep final : public Step {
                          const std::optional<ActivationQuant>& activation);
 
   const ModelDescription& model_;
-  std::vector<std::optional<QuantScheme>> schemes_;
+  std::map<std::string, QuantScheme, std::less<>> schemes_;  // by tensor
   CalibratedOptions options_;
   std::map<Site, Json> scale_notes_;  // of the current block
   std::vector<TensorRecord> records_;
