@@ -1,6 +1,7 @@
 #include "quantize/gptq.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <vector>
 
@@ -8,6 +9,7 @@
 #include "engine/core/text.h"
 #include "engine/tensor/ops.h"
 #include "engine/tensor/tensor_scan.h"
+#include "quantize/lanes.h"
 #include "quantize/matrix_codes.h"
 #include "quantize/output_error.h"
 
@@ -15,6 +17,7 @@ namespace pare {
 namespace {
 
 constexpr int64_t kRowsPerItem = 16;
+static_assert(kRowsPerItem == kLanes);
 
 // Grids of all groups: [out, groups], and what was wrong with them.
 class GroupGrids {
@@ -87,6 +90,7 @@ class Sweep {
         options_(options),
         gptq_(gptq),
         grids_(grids),
+        kernels_(lane_kernels(std::min(gptq.level, host_vector_level()))),
         out_(weight.size(0)),
         in_(weight.size(1)) {}
 
@@ -102,16 +106,14 @@ class Sweep {
     gather_columns();
     for (int64_t begin = 0; begin < in_; begin += block) {
       const int64_t end = std::min(in_, begin + block);
-      parallel_ranges(out_, kRowsPerItem, [&](int64_t first, int64_t last) {
-        std::vector<float> row(static_cast<size_t>(end - begin));
-        for (int64_t r = first; r < last; ++r) round_block(r, begin, end, row);
-      });
+      parallel_ranges(out_, kLanes,
+                      [&](int64_t first, int64_t last) { round_tile(first, last, begin, end); });
       if (end < in_) update_rest(begin, end);
     }
     return {};
   }
 
-  const uint8_t* codes(int64_t row) const { return codes_.data<uint8_t>() + row * in_; }
+  const Tensor& codes() const { return codes_; }
   double loss() const {
     double total = 0.0;
     for (const double loss : row_loss_) total += loss;
@@ -133,46 +135,80 @@ class Sweep {
     return (gptq_.static_groups ? int64_t(factor_.order[size_t(position)]) : position) / grids_.width();
   }
 
-  void round_block(int64_t r, int64_t begin, int64_t end, std::vector<float>& row) {
+  // Columns [begin, end) of rows [first, last), at most kLanes of them: rounds one column after the other and
+  // carries its errors into the columns behind it.
+  void round_tile(int64_t first, int64_t last, int64_t begin, int64_t end) {
     const float* upper = factor_.upper.data<float>();
-    float* work = work_.mutable_data<float>() + r * in_;
-    float* errors = errors_.mutable_data<float>() + r * errors_.size(1);
-    uint8_t* codes = codes_.mutable_data<uint8_t>() + r * in_;
-    const int64_t count = end - begin;
-    std::copy(work + begin, work + end, row.begin());
-    double loss = 0.0;
+    const int64_t count = end - begin, rows = last - first;
+    std::vector<float> tile(size_t(count * kLanes), 0.0f);  // [count, kLanes]
+    for (int64_t lane = 0; lane < rows; ++lane) {
+      const float* work = work_.data<float>() + (first + lane) * in_ + begin;
+      for (int64_t i = 0; i < count; ++i) tile[size_t(i * kLanes + lane)] = work[i];
+    }
+    std::array<double, kLanes> losses{};
+    LaneGrids grids;
+    for (int lane = 0; lane < kLanes; ++lane) grids.set(lane, Grid{});
+    int64_t group = -1;
     for (int64_t i = 0; i < count; ++i) {
       const int64_t position = begin + i;
-      if (!gptq_.static_groups && position % grids_.width() == 0) fit_ahead(r, position, end, row, i, work);
-      const Grid& grid = grids_.grid(r, group_of(position));
-      const float value = row[size_t(i)];
-      uint8_t code;
-      float restored;
-      encode(scheme_, grid, std::span(&value, 1), &code);
-      decode(scheme_, grid, std::span(&code, 1), &restored);
-      codes[factor_.order[size_t(position)]] = code;
+      if (!gptq_.static_groups && position % grids_.width() == 0)
+        for (int64_t lane = 0; lane < rows; ++lane) fit_ahead(first, lane, position, end, tile, i);
+      if (const int64_t next = group_of(position); next != group) {
+        group = next;
+        for (int64_t lane = 0; lane < rows; ++lane) grids.set(int(lane), grids_.grid(first + lane, group));
+      }
+      float* values = tile.data() + i * kLanes;
+      alignas(64) float restored[kLanes] = {}, errors[kLanes];
+      round_column(first, rows, position, group, grids, values, restored);
       const float* u = upper + position * in_ + begin;
-      const float error = (value - restored) / u[i];
-      errors[i] = -error;
-      loss += double(error) * double(error);
-      for (int64_t j = i + 1; j < count; ++j) row[size_t(j)] -= error * u[j];
+      for (int lane = 0; lane < kLanes; ++lane) {
+        errors[lane] = (values[lane] - restored[lane]) / u[i];
+        losses[size_t(lane)] += double(errors[lane]) * double(errors[lane]);
+      }
+      kernels_.subtract(values + kLanes, errors, u + i + 1, count - i - 1);
+      for (int lane = 0; lane < kLanes; ++lane) values[lane] = -errors[lane];  // the column is done with
     }
-    row_loss_[size_t(r)] += loss;
+    for (int64_t lane = 0; lane < rows; ++lane) {
+      row_loss_[size_t(first + lane)] += losses[size_t(lane)];
+      float* errors = errors_.mutable_data<float>() + (first + lane) * errors_.size(1);
+      for (int64_t i = 0; i < count; ++i) errors[i] = tile[size_t(i * kLanes + lane)];
+    }
   }
 
-  // The grid of the group that begins at `position`, from the weights as they are now: those of this block in
-  // `row`, those behind it in `work`, which lack this block's share; a group that reaches beyond the block
-  // therefore sees the state at the block's start there, as in the paper's code.
-  void fit_ahead(int64_t r, int64_t position, int64_t end, const std::vector<float>& row, int64_t i,
-                 const float* work) {
-    const int64_t last = std::min(in_, position + grids_.width());
+  // Codes of one column of a tile, and the values that they stand for.
+  void round_column(int64_t first, int64_t rows, int64_t position, int64_t group, const LaneGrids& grids,
+                    const float* values, float* restored) {
+    uint8_t* codes = codes_.mutable_data<uint8_t>() + first * in_ + factor_.order[size_t(position)];
+    if (scheme_.kind == QuantScheme::Kind::integer) {
+      alignas(64) int32_t column[kLanes];
+      const bool is_narrow = scheme_.is_symmetric() && scheme_.range == QuantScheme::Range::narrow;
+      kernels_.round_column(values, grids, is_narrow ? 1.0f : 0.0f, float(scheme_.code_count() - 1), column,
+                            restored);
+      for (int64_t lane = 0; lane < rows; ++lane) codes[lane * in_] = uint8_t(column[lane]);
+      return;
+    }
+    for (int64_t lane = 0; lane < rows; ++lane) {
+      const Grid& grid = grids_.grid(first + lane, group);
+      uint8_t* code = codes + lane * in_;
+      encode(scheme_, grid, std::span(values + lane, 1), code);
+      decode(scheme_, grid, std::span(code, 1), restored + lane);
+    }
+  }
+
+  // The grid of the group that begins at `position`, from the weights of a row as they are now: those of this
+  // block in `tile`, those behind it in `work_`, which lack this block's share; a group that reaches beyond
+  // the block therefore sees the state at the block's start there, as in the paper's code.
+  void fit_ahead(int64_t first, int64_t lane, int64_t position, int64_t end, const std::vector<float>& tile,
+                 int64_t i) {
+    const int64_t row = first + lane, last = std::min(in_, position + grids_.width());
+    const float* work = work_.data<float>() + row * in_;
     std::vector<float> values, importance;
     for (int64_t p = position; p < last; ++p) {
-      values.push_back(p < end ? row[size_t(i + p - position)] : work[p]);
+      values.push_back(p < end ? tile[size_t((i + p - position) * kLanes + lane)] : work[p]);
       if (!options_.importance.empty())
         importance.push_back(options_.importance[size_t(factor_.order[size_t(p)])]);
     }
-    grids_.fit(r, position / grids_.width(), values, importance);
+    grids_.fit(row, position / grids_.width(), values, importance);
   }
 
   // work[:, end:] += errors * U[begin:end, end:]
@@ -195,6 +231,7 @@ class Sweep {
   const QuantizeOptions& options_;
   const GptqOptions& gptq_;
   GroupGrids& grids_;
+  const LaneKernels& kernels_;
   int64_t out_, in_;
   Tensor work_;    // f32 [out, in], columns in the factor's order
   Tensor errors_;  // f32 [out, block], negated
@@ -209,7 +246,8 @@ struct Errors {
 };
 
 // Codes and grids into `output`, and the plain errors of the weights.
-Status assemble(const Tensor& weight, const GroupGrids& grids, const Sweep& sweep, QuantizeOutput& output,
+// codes: u8 [out, in], one per byte.
+Status assemble(const Tensor& weight, const GroupGrids& grids, const Tensor& codes, QuantizeOutput& output,
                 Tensor& restored) {
   const int64_t out = weight.size(0), in = weight.size(1);
   PARE_TRY(restored, Tensor::allocate(DType::f32, {out, in}));
@@ -218,7 +256,7 @@ Status assemble(const Tensor& weight, const GroupGrids& grids, const Sweep& swee
     for (int64_t r = first; r < last; ++r) {
       for (int64_t g = 0; g < grids.groups(); ++g)
         store_grid(output.tensor, r * grids.groups() + g, grids.grid(r, g));
-      store_codes(output.tensor, r, sweep.codes(r));
+      store_codes(output.tensor, r, codes.data<uint8_t>() + r * in);
       float* values = restored.mutable_data<float>() + r * in;
       output.tensor.dequantize_rows(r, r + 1, values);
       const float* w = weight.data<float>() + r * in;
@@ -242,14 +280,33 @@ Status assemble(const Tensor& weight, const GroupGrids& grids, const Sweep& swee
   return {};
 }
 
-// Plain rounding on the same static grids.
-Result<GptqOutput> rounded(const Tensor& weight, const Tensor& moment, const QuantScheme& scheme,
-                           const QuantizeOptions& options, std::string_view name) {
+// sqrt(tr(D H D^T) / energy), D = weight - restored.
+Result<double> share_of(double energy, const Tensor& weight, const Tensor& restored, const Tensor& moment) {
+  PARE_TRY(const double error, error_energy(weight, restored, moment));
+  return energy > 0.0 ? std::sqrt(error / energy) : 0.0;
+}
+
+// Plain rounding on `grids`, which were fitted to `weight`.
+Result<GptqOutput> rounded(const Tensor& weight, const Tensor& moment, double energy, const GroupGrids& grids,
+                           const QuantScheme& scheme, std::string_view name) {
+  const int64_t out = weight.size(0), in = weight.size(1);
+  PARE_TRY(Tensor codes, Tensor::allocate(DType::u8, {out, in}));
+  uint8_t* target = codes.mutable_data<uint8_t>();
+  parallel_ranges(out, kRowsPerItem, [&](int64_t first, int64_t last) {
+    for (int64_t r = first; r < last; ++r)
+      for (int64_t g = 0; g < grids.groups(); ++g) {
+        const int64_t begin = r * in + g * grids.width();
+        const int64_t count = std::min(grids.width(), in - g * grids.width());
+        encode(scheme, grids.grid(r, g), std::span(weight.data<float>() + begin, size_t(count)),
+               target + begin);
+      }
+  });
   GptqOutput output;
-  PARE_TRY(const QuantizeMethod* rtn, find_quantize_method("rtn"));
-  PARE_TRY(output.result, rtn->quantize(weight, scheme, options, name));
-  PARE_TRY(const Tensor restored, output.result.tensor.dequantize());
-  PARE_TRY(output.output_error, relative_output_error(weight, restored, moment));
+  PARE_TRY(output.result.tensor, QuantizedTensor::allocate(scheme, out, in));
+  PARE_CHECK(grids.finish(output.result, name));
+  Tensor restored;
+  PARE_CHECK(assemble(weight, grids, codes, output.result, restored));
+  PARE_TRY(output.output_error, share_of(energy, weight, restored, moment));
   output.rtn_output_error = output.output_error;
   return output;
 }
@@ -275,16 +332,17 @@ Result<GptqOutput> gptq(const Tensor& weight, const Tensor& moment, const Hessia
   PARE_ASSERT(!factor.failed, "[gptq] {}: the factorization failed", name);
   PARE_CHECK(check_scheme(scheme, name));
   PARE_CHECK(require_finite(weight, std::string(name), {}));
-  PARE_TRY(GptqOutput plain, rounded(weight, moment, scheme, options, name));
+  const int64_t out = weight.size(0), in = weight.size(1);
+  GroupGrids plain_grids(scheme, options, out, in);
+  parallel_ranges(out, kRowsPerItem, [&](int64_t first, int64_t last) {
+    for (int64_t r = first; r < last; ++r) plain_grids.fit_row(r, weight.data<float>() + r * in);
+  });
+  PARE_TRY(const double energy, output_energy(weight, moment));
+  PARE_TRY(GptqOutput plain, rounded(weight, moment, energy, plain_grids, scheme, name));
   if (factor.all_dead) return plain;
 
-  const int64_t out = weight.size(0), in = weight.size(1);
-  GroupGrids grids(scheme, options, out, in);
-  if (gptq.static_groups) {
-    parallel_ranges(out, kRowsPerItem, [&](int64_t first, int64_t last) {
-      for (int64_t r = first; r < last; ++r) grids.fit_row(r, weight.data<float>() + r * in);
-    });
-  }
+  GroupGrids dynamic_grids(scheme, options, gptq.static_groups ? 0 : out, in);
+  GroupGrids& grids = gptq.static_groups ? plain_grids : dynamic_grids;
   Sweep sweep(weight, factor, scheme, options, gptq, grids);
   PARE_CHECK(sweep.run());
   GptqOutput output;
@@ -302,8 +360,8 @@ Result<GptqOutput> gptq(const Tensor& weight, const Tensor& moment, const Hessia
   }
   PARE_CHECK(grids.finish(output.result, name));
   Tensor restored;
-  PARE_CHECK(assemble(weight, grids, sweep, output.result, restored));
-  PARE_TRY(output.output_error, relative_output_error(weight, restored, moment));
+  PARE_CHECK(assemble(weight, grids, sweep.codes(), output.result, restored));
+  PARE_TRY(output.output_error, share_of(energy, weight, restored, moment));
   if (gptq.keep_better && output.output_error > plain.output_error) {
     plain.loss = output.loss;
     plain.kept_rtn = true;

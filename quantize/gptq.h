@@ -9,6 +9,7 @@
 #include "engine/core/result.h"
 #include "quantize/hessian.h"
 #include "quantize/quantizer.h"
+#include "quantize/vector_level.h"
 
 namespace pare {
 
@@ -17,6 +18,7 @@ struct GptqOptions {
                               // arithmetic
   bool static_groups = true;  // grids from the original weights; else from the weights as changed so far
   bool keep_better = true;    // plain rounding on the same grids when its output error is smaller
+  VectorLevel level = VectorLevel::avx512;  // the widest vectors that may be used; the result is the same
 };
 
 struct GptqOutput {

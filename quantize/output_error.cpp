@@ -40,7 +40,7 @@ Result<double> output_energy(const Tensor& matrix, const Tensor& moment) {
   return std::max(total, 0.0);  // H is positive semidefinite; rounding may say otherwise
 }
 
-Result<double> relative_output_error(const Tensor& weight, const Tensor& restored, const Tensor& moment) {
+Result<double> error_energy(const Tensor& weight, const Tensor& restored, const Tensor& moment) {
   PARE_TRY(Tensor difference, Tensor::allocate(DType::f32, weight.shape()));
   const int64_t out = weight.size(0), in = weight.size(1);
   float* d = difference.mutable_data<float>();
@@ -49,7 +49,11 @@ Result<double> relative_output_error(const Tensor& weight, const Tensor& restore
   parallel_ranges(out * in, 65536, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) d[i] = w[i] - r[i];
   });
-  PARE_TRY(const double error, output_energy(difference, moment));
+  return output_energy(difference, moment);
+}
+
+Result<double> relative_output_error(const Tensor& weight, const Tensor& restored, const Tensor& moment) {
+  PARE_TRY(const double error, error_energy(weight, restored, moment));
   PARE_TRY(const double energy, output_energy(weight, moment));
   return energy > 0.0 ? std::sqrt(error / energy) : 0.0;
 }
