@@ -112,6 +112,7 @@ Status CalibratedStep::edit(BlockEdit& block, const std::map<Site, SiteStatistic
     if (!has_work(block.index(), site) || this->survey(block.index(), site).empty()) continue;
     std::string reason;
     if (!can_fold(block, site, &reason)) {
+      scale_notes_[site] = Json::object();
       scale_notes_[site]["skipped"] = reason;
       continue;
     }
@@ -144,7 +145,7 @@ Status CalibratedStep::scale_by_awq(BlockEdit& block, Site site, const SiteStati
   }
   PARE_TRY(const AwqScale found,
            search_awq_scale(linears, abs_mean, statistics.second_moment, quantize, options_.awq, share));
-  Json& note = scale_notes_[site];
+  Json& note = scale_notes_[site] = Json::object();
   note["kind"] = "awq";
   note["form"] = found.is_identity ? "identity" : found.is_duo ? "duo" : "plain";
   note["exponent"] = found.exponent;
@@ -172,7 +173,7 @@ Status CalibratedStep::smooth(BlockEdit& block, Site site, const SiteStatistics&
     alpha = choice.alpha;
     ratio = choice.loss_ratio;
   }
-  Json& note = scale_notes_[site];
+  Json& note = scale_notes_[site] = Json::object();
   note["kind"] = "smoothquant";
   note["alpha"] = alpha;
   if (!options_.smooth_alpha) note["loss_ratio"] = ratio;
