@@ -1,0 +1,43 @@
+// quantize/divergence_probe.h: how far the model's output moves when one site of one block is rounded.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "calibrate/block_pipeline.h"
+#include "engine/models/edited_source.h"
+#include "engine/models/model.h"
+
+namespace pare {
+
+class DivergenceProbe {
+ public:
+  // The first `windows` windows; divergence is measured at `rows` positions spread evenly over them. Holds
+  // all weights of the model and the original logits of those positions. Exit 6 beyond `memory_limit`.
+  static Result<std::unique_ptr<DivergenceProbe>> create(std::shared_ptr<const WeightSource> source,
+                                                         const CalibrationWindows& windows,
+                                                         int64_t window_count, int64_t rows,
+                                                         uint64_t memory_limit);
+  // Mean KL (nats per position) of the original's output from the output with these matrices rounded to
+  // `scheme` (plain rounding, best range). All belong to block `block`; blocks come in rising order.
+  Result<double> divergence(int block, const std::vector<const TensorSpec*>& linears,
+                            const QuantScheme& scheme);
+
+ private:
+  DivergenceProbe() = default;
+  Status advance_to(int block);
+  Status logits_of(const Tensor& hidden, Tensor& logits);
+
+  std::shared_ptr<EditedSource> source_;
+  std::unique_ptr<Model> model_;
+  Batch batch_;
+  Workspace workspace_;
+  Tensor hidden_, trial_;     // f32 [tokens, hidden]: the original entering `block_`, and a copy
+  Tensor rows_;               // f32 [rows, hidden]
+  Tensor original_, logits_;  // f32 [rows, vocabulary]
+  Tensor original_sum_, sum_, nll_, best_, targets_, kl_;
+  std::vector<int64_t> positions_;
+  int block_ = 0;
+};
+
+}  // namespace pare
