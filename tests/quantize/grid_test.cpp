@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <tuple>
 #include <vector>
 
 #include "engine/core/random.h"
@@ -157,6 +159,63 @@ TEST(Grid, Nf4TakesTheNearestValue) {
   for (size_t i = 0; i < y.size(); ++i)
     for (float value : table)
       EXPECT_LE(std::abs(back[i] - y[i]), std::abs(grid.scale * value - y[i]) + 1e-6f);
+}
+
+// Scale = largest magnitude / largest value of the type; the cast saturates where the rounded scale is too
+// small.
+TEST(Grid, Fp8SaturatesAndTakesTheNearestValue) {
+  for (const auto& [text, top, end] :
+       {std::tuple{"fp8-e4m3-ch", 448.0f, 0x7e}, std::tuple{"fp8-e5m2-ch-sf32", 57344.0f, 0x7b}}) {
+    const QuantScheme s = scheme(text);
+    const auto value_of = [&](int code) {
+      return s.float_type == DType::f8_e4m3 ? f8_e4m3_to_float(uint8_t(code))
+                                            : f8_e5m2_to_float(uint8_t(code));
+    };
+    for (uint64_t stream = 0; stream < 20; ++stream) {
+      std::vector<float> x = normals(64, 300 + stream);
+      const Grid grid = fit_min_max(s, x).grid;
+      float largest = 0.0f;
+      for (const float v : x) largest = std::max(largest, std::abs(v));
+      EXPECT_EQ(grid.scale, round_to(s.scale_dtype, largest / top)) << text;
+      for (const float far : {largest, 1.001f * largest, 1e20f}) x.push_back(far), x.push_back(-far);
+      std::vector<uint8_t> codes(x.size());
+      encode(s, grid, x, codes.data());
+      const std::vector<float> back = restored(s, grid, x);
+      EXPECT_EQ(codes[x.size() - 2], end);
+      EXPECT_EQ(codes[x.size() - 1], end | 0x80);
+      for (size_t i = 0; i < x.size(); ++i) {
+        ASSERT_TRUE(std::isfinite(back[i])) << text << " " << x[i];
+        for (int code = 0; code < 256; ++code) {
+          if (!std::isfinite(value_of(code))) continue;
+          EXPECT_LE(std::abs(double(back[i]) - x[i]),
+                    std::abs(double(grid.scale) * double(value_of(code)) - x[i]) + 1e-6 * std::abs(x[i]))
+              << text << " " << x[i];
+        }
+      }
+    }
+  }
+}
+
+// Of all grids: larger weights never get smaller values, and a power of two on all weights of a group is one
+// on the scale.
+TEST(Grid, MonotoneAndFreeOfUnits) {
+  for (const char* text : {"int8-ch-sf32", "int4-g128-sf32", "int3-g128-asym-sf32", "int4-g128-asymf-sf32",
+                           "nf4-g128-sf32", "fp8-e4m3-ch-sf32", "fp8-e5m2-ch-sf32"}) {
+    const QuantScheme s = scheme(text);
+    std::vector<float> x = normals(128, 17);
+    std::sort(x.begin(), x.end());
+    const Grid grid = fit_min_max(s, x).grid;
+    const std::vector<float> back = restored(s, grid, x);
+    EXPECT_TRUE(std::is_sorted(back.begin(), back.end())) << text;
+    std::vector<float> scaled = x;
+    for (float& v : scaled) v *= 32.0f;
+    const Grid scaled_grid = fit_min_max(s, scaled).grid;
+    EXPECT_EQ(scaled_grid.scale, 32.0f * grid.scale) << text;
+    std::vector<uint8_t> codes(x.size()), scaled_codes(x.size());
+    encode(s, grid, x, codes.data());
+    encode(s, scaled_grid, scaled, scaled_codes.data());
+    EXPECT_EQ(codes, scaled_codes) << text;
+  }
 }
 
 TEST(Clip, NeverWorseThanMinMaxAndExactOnTheGrid) {
