@@ -107,6 +107,7 @@ StatisticSet CalibratedStep::wanted(int block, Site site) const {
 
 Status CalibratedStep::edit(BlockEdit& block, const std::map<Site, SiteStatistics>& survey) {
   scale_notes_.clear();
+  site_scales_.clear();
   if (options_.method.scaling == MethodPlan::Scaling::none) return {};
   for (const auto& [site, statistics] : survey) {
     if (!has_work(block.index(), site) || this->survey(block.index(), site).empty()) continue;
@@ -152,6 +153,7 @@ Status CalibratedStep::scale_by_awq(BlockEdit& block, Site site, const SiteStati
   note["loss_ratio"] = found.loss_ratio;
   linears.clear();
   if (found.is_identity) return {};
+  site_scales_[site] = found.scale;
   return fold_scale(block, site, found.scale);
 }
 
@@ -178,7 +180,36 @@ Status CalibratedStep::smooth(BlockEdit& block, Site site, const SiteStatistics&
   note["alpha"] = alpha;
   if (!options_.smooth_alpha) note["loss_ratio"] = ratio;
   weights.clear();
-  return fold_scale(block, site, smooth_scale(statistics.abs_max, largest, alpha));
+  site_scales_[site] = smooth_scale(statistics.abs_max, largest, alpha);
+  return fold_scale(block, site, site_scales_[site]);
+}
+
+Status CalibratedStep::adapt(Site site, SiteStatistics& statistics) const {
+  const auto found = site_scales_.find(site);
+  if (found == site_scales_.end()) return {};
+  if (statistics.has_range || statistics.histogram) {
+    return Error{.exit = Exit::unsupported,
+                 .rule = "CL13",
+                 .path = "--activations",
+                 .where = std::string(site_name(site)),
+                 .what =
+                     "ranges of activations that are scaled must be seen after scaling; give --data instead "
+                     "of --statistics",
+                 .got = "static",
+                 .limit = {}};
+  }
+  const std::vector<float>& scale = found->second;
+  const int64_t n = statistics.channels;
+  if (statistics.second_moment.defined()) {
+    float* h = statistics.second_moment.mutable_data<float>();
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t j = 0; j < n; ++j) h[i * n + j] /= scale[size_t(i)] * scale[size_t(j)];
+  }
+  for (size_t j = 0; j < statistics.abs_max.size(); ++j) statistics.abs_max[j] /= scale[j];
+  for (size_t j = 0; j < statistics.abs_sum.size(); ++j) statistics.abs_sum[j] /= double(scale[j]);
+  for (size_t j = 0; j < statistics.square_sum.size(); ++j)
+    statistics.square_sum[j] /= double(scale[j]) * double(scale[j]);
+  return {};
 }
 
 Result<std::optional<ActivationQuant>> CalibratedStep::activation_quant(const StageInput& input) {

@@ -45,6 +45,10 @@ class CalibratedStep final : public Step {
   bool wants_cross_moment() const override { return options_.match_original; }
   Status compress(BlockEdit& block, const StageInput& input) override;
 
+  // Divides statistics of the original inputs by the scale that edit() folded into this site's producer; for
+  // statistics that were collected before. Ranges and histograms of a scaled site cannot be adapted: exit 4.
+  Status adapt(Site site, SiteStatistics& statistics) const;
+
   // Manifest entries of the tensors changed since the last call, in the order they were changed.
   std::vector<TensorRecord> take_records() { return std::exchange(records_, {}); }
 
@@ -63,7 +67,8 @@ class CalibratedStep final : public Step {
   const ModelDescription& model_;
   std::map<std::string, QuantScheme, std::less<>> schemes_;  // by tensor
   CalibratedOptions options_;
-  std::map<Site, Json> scale_notes_;  // of the current block
+  std::map<Site, Json> scale_notes_;                // of the current block
+  std::map<Site, std::vector<float>> site_scales_;  // of the current block
   std::vector<TensorRecord> records_;
 };
 

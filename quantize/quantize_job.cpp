@@ -1,7 +1,7 @@
 #include "quantize/quantize_job.h"
 
+#include <array>
 #include <map>
-#include <set>
 #include <utility>
 
 #include "engine/core/memory.h"
@@ -16,6 +16,7 @@ namespace {
 // The position of a job: {blocks: [description of the block's tensors], records: manifest entries, states:
 // [objects]}.
 struct Position {
+  Json decision;
   Json blocks = Json::array();
   std::vector<TensorRecord> records;
   std::vector<Hash128> states;
@@ -43,6 +44,7 @@ Result<Position> read_position(const JobFolder& folder) {
       !states->is_array())
     return damaged_position(folder);
   position.blocks = *blocks;
+  if (const Json* decision = folder.position().find("decision")) position.decision = *decision;
   PARE_TRY(Manifest manifest, Manifest::from_json(*records, folder.path()));
   position.records = std::move(manifest.tensors);
   for (const Json& state : states->items()) {
@@ -55,6 +57,7 @@ Result<Position> read_position(const JobFolder& folder) {
 
 Status commit(JobFolder& folder, const Position& position) {
   Json json = Json::object();
+  json["decision"] = position.decision;
   json["blocks"] = position.blocks;
   Manifest records;
   records.tensors = position.records;
@@ -150,6 +153,60 @@ Result<WeightData> rounded_table(const QuantizeJob& job, const TensorSpec& spec,
 
 }  // namespace
 
+Result<Json> job_decision(const JobFolder& folder) {
+  PARE_TRY(const Position position, read_position(folder));
+  return position.decision;
+}
+
+Status commit_decision(JobFolder& folder, Json decision) {
+  PARE_TRY(Position position, read_position(folder));
+  position.decision = std::move(decision);
+  return commit(folder, position);
+}
+
+namespace {
+
+// After a block: its tensors and the states that the next one needs, as the position to continue from.
+Status commit_block(const QuantizeJob& job, int block, EditedSource& edited, CalibratedStep& step,
+                    BlockPipeline* pipeline, JobFolder& folder, Position& position) {
+  for (TensorRecord& record : step.take_records()) position.records.push_back(std::move(record));
+  PARE_TRY(Json archived, archive_block(job, block, edited, folder));
+  position.blocks.push_back(std::move(archived));
+  position.states.clear();
+  if (pipeline != nullptr && block + 1 < int(job.model.config.block_count()))
+    PARE_CHECK(save_states(*pipeline, folder, position));
+  PARE_CHECK(commit(folder, position));
+  job.block_done(block);
+  if (interrupted()) return folder.interrupted_error();
+  return {};
+}
+
+// One block with statistics that were saved before.
+Status compress_saved(const QuantizeJob& job, Model& model, EditedSource& edited, int block,
+                      CalibratedStep& step) {
+  constexpr std::array kSites = {Site::attention_in, Site::attention_out, Site::mlp_in, Site::mlp_out};
+  PARE_CHECK(model.load_block(block));
+  BlockEdit edit(model, edited, block);
+  std::map<Site, SiteStatistics> survey;
+  for (const Site site : kSites) {
+    if (step.survey(block, site).empty()) continue;
+    PARE_TRY(survey[site], job.saved_statistics(block, site, step.survey(block, site)));
+  }
+  PARE_CHECK(step.edit(edit, survey));
+  survey.clear();
+  for (const Site site : kSites) {
+    if (step.wanted(block, site).empty()) continue;
+    PARE_TRY(SiteStatistics statistics, job.saved_statistics(block, site, step.wanted(block, site)));
+    PARE_CHECK(step.adapt(site, statistics));
+    PARE_CHECK(step.compress(edit, {.site = site, .statistics = statistics}));
+    PARE_CHECK(job.advance(0));
+  }
+  model.drop_block(block);
+  return {};
+}
+
+}  // namespace
+
 Result<QuantizeJobResult> compress_blocks(const QuantizeJob& job, JobFolder& folder) {
   QuantizeJobResult result;
   PARE_TRY(Position position, read_position(folder));
@@ -157,30 +214,29 @@ Result<QuantizeJobResult> compress_blocks(const QuantizeJob& job, JobFolder& fol
   const int blocks = int(job.model.config.block_count());
   if (result.first_block == blocks) return result;
   const auto edited = std::make_shared<EditedSource>(job.source);
-  PARE_TRY(const auto pipeline, BlockPipeline::create(edited, job.source, job.windows,
-                                                      {.memory_limit = job.memory_limit,
-                                                       .spill_folder = folder.path(),
-                                                       .original_stream = job.options.match_original,
-                                                       .advance = job.advance}));
+  CalibratedStep step(job.model, job.schemes, job.options);
+  if (job.saved_statistics) {
+    PARE_TRY(const auto model, Model::open(edited, Device::cpu()));
+    for (int block = result.first_block; block < blocks; ++block) {
+      PARE_CHECK(compress_saved(job, *model, *edited, block, step));
+      PARE_CHECK(commit_block(job, block, *edited, step, nullptr, folder, position));
+    }
+    return result;
+  }
+  PipelineOptions options;
+  options.memory_limit = job.memory_limit;
+  options.spill_folder = folder.path();
+  options.original_stream = job.options.match_original;
+  options.advance = job.advance;
+  PARE_TRY(const auto pipeline, BlockPipeline::create(edited, job.source, job.windows, std::move(options)));
   if (result.first_block > 0) {
     PARE_CHECK(restore_states(*pipeline, folder, position));
   } else {
     PARE_CHECK(pipeline->embed());
   }
-  CalibratedStep step(job.model, job.schemes, job.options);
   for (int block = result.first_block; block < blocks; ++block) {
     PARE_CHECK(pipeline->run_block(block, step));
-    for (TensorRecord& record : step.take_records()) position.records.push_back(std::move(record));
-    PARE_TRY(Json archived, archive_block(job, block, *edited, folder));
-    position.blocks.push_back(std::move(archived));
-    if (block + 1 < blocks) {
-      PARE_CHECK(save_states(*pipeline, folder, position));
-    } else {
-      position.states.clear();
-    }
-    PARE_CHECK(commit(folder, position));
-    job.block_done(block);
-    if (interrupted()) return folder.interrupted_error();
+    PARE_CHECK(commit_block(job, block, *edited, step, pipeline.get(), folder, position));
   }
   result.spilled_bytes = pipeline->spilled_bytes();
   return result;

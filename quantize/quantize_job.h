@@ -20,6 +20,9 @@ struct QuantizeJob {
   std::vector<std::optional<QuantScheme>> schemes;  // per tensor of `model`
   CalibratedOptions options;
   CalibrationWindows windows;
+  // When set, what the original model saw is read instead of collected: no activations are run, so blocks do
+  // not see the errors of earlier ones. The second moment of the result may be changed.
+  std::function<Result<SiteStatistics>(int block, Site site, StatisticSet wanted)> saved_statistics;
   uint64_t memory_limit = 0;
   std::function<void(int block)> block_done = [](int) {};
   // After each chunk of activations; an error ends the job at once, keeping the last commit.
@@ -30,6 +33,10 @@ struct QuantizeJobResult {
   uint64_t spilled_bytes = 0;
   int first_block = 0;  // where the job was resumed
 };
+
+// What was decided before the first block (chosen bits); null when nothing was. Kept in every position.
+Result<Json> job_decision(const JobFolder& folder);
+Status commit_decision(JobFolder& folder, Json decision);
 
 // Compresses all blocks that the job has not done yet, with a commit after each. Exit 75 after a commit when
 // a stop signal came.
