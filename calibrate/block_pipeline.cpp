@@ -250,7 +250,8 @@ Status BlockPipeline::collect(int index, Site site, StatisticSet wanted, bool cr
 }
 
 Status BlockPipeline::second_pass(int index, Site site, SiteStatistics& statistics) {
-  start_histogram(statistics, largest_magnitude(statistics));
+  PARE_TRY(const double limit, options_.histogram_limit(index, site, largest_magnitude(statistics)));
+  start_histogram(statistics, limit);
   for (int64_t chunk = 0; chunk < stream_->hidden.chunks(); ++chunk) {
     const Workspace::Scope scope(workspace_);
     PARE_TRY(const Tensor x, input_again(index, *stream_, site, chunk));

@@ -31,6 +31,10 @@ struct PipelineOptions {
   bool original_stream = false;    // also run the uncompressed model, for cross moments
   // Called after each chunk of each pass with its tokens; an error ends the walk (a stop that cannot wait).
   std::function<Status(int64_t tokens)> advance = [](int64_t) { return Status(); };
+  // End of the histogram of a site, from the largest magnitude that was seen here; processes that see parts of
+  // the data agree on one.
+  std::function<Result<double>(int block, Site site, double largest)> histogram_limit =
+      [](int, Site, double largest) -> Result<double> { return largest; };
 };
 
 // Bytes that a pipeline needs whatever the ceiling: weights of the largest block, statistics, workspace.

@@ -6,11 +6,13 @@ namespace pare::cli {
 
 void add_all_commands(CLI::App& app, Commands& commands) {
   add_inspect(app, commands);
+  add_calibrate(app, commands);
   add_quantize(app, commands);
   add_evaluate(app, commands);
   add_export(app, commands);
   add_run(app, commands);
   add_tokenize(app, commands);
+  add_report(app, commands);
   add_verify(app, commands);
   add_doctor(app, commands);
   add_limits(app, commands);

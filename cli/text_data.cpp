@@ -40,17 +40,6 @@ constexpr std::array kRefused{Magic{"\x1f\x8b", "gzip"},
                                     "7zXZ",
                                     "xz"}};
 
-Status refuse_binary(const std::string& bytes, const std::string& path) {
-  for (const Magic& magic : kRefused) {
-    if (!bytes.starts_with(magic.bytes)) continue;
-    Error error =
-        data_error(Exit::unsupported, "DT08", path, {}, "not a text file; unpack or convert it first");
-    error.got = magic.format;
-    return error;
-  }
-  return {};
-}
-
 // "line:byte" of an offset, counted from 1.
 std::string line_and_byte(std::string_view text, size_t offset) {
   size_t line = 1, start = 0;
@@ -124,6 +113,17 @@ Result<std::vector<std::string>> jsonl_documents(std::string_view text, const st
 }
 
 }  // namespace
+
+Status refuse_binary(std::string_view bytes, const std::string& path) {
+  for (const Magic& magic : kRefused) {
+    if (!bytes.starts_with(magic.bytes)) continue;
+    Error error =
+        data_error(Exit::unsupported, "DT08", path, {}, "not a text file; unpack or convert it first");
+    error.got = magic.format;
+    return error;
+  }
+  return {};
+}
 
 std::string TextData::joined() const {
   std::string text;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "engine/core/result.h"
@@ -19,5 +20,8 @@ struct TextData {
 // at the start is dropped. Rules DT01 to DT12: 3 malformed or empty, 4 a compressed or columnar file, 5
 // unreadable, 6 a line over the cap.
 Result<TextData> read_text_data(const std::string& path);
+
+// Exit 4 (DT08) when the first bytes are those of a compressed or columnar file.
+Status refuse_binary(std::string_view bytes, const std::string& path);
 
 }  // namespace pare::cli

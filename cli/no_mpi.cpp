@@ -1,0 +1,34 @@
+// The group of a build without MPI.
+#include <cstdlib>
+
+#include "cli/process_group.h"
+
+namespace pare::cli {
+namespace {
+
+class Alone final : public ProcessGroup {
+ public:
+  int rank() const override { return 0; }
+  int size() const override { return 1; }
+  double largest(double value) override { return value; }
+  Status merge_to_first(const SiteEntry&, StatisticSet, SiteStatistics&) override { return {}; }
+  void finish() override {}
+};
+
+}  // namespace
+
+Result<std::unique_ptr<ProcessGroup>> ProcessGroup::join() {
+  const char* size = std::getenv("OMPI_COMM_WORLD_SIZE");
+  if (size != nullptr && std::string_view(size) != "1") {
+    return Error{.exit = Exit::unsupported,
+                 .rule = "CL11",
+                 .path = "mpirun",
+                 .where = {},
+                 .what = "this build has no MPI; run parts with --part and put them together with --merge",
+                 .got = size,
+                 .limit = "1"};
+  }
+  return std::unique_ptr<ProcessGroup>(std::make_unique<Alone>());
+}
+
+}  // namespace pare::cli
