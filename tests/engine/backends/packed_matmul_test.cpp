@@ -115,11 +115,18 @@ TEST_P(PackedMatmulTest, GroupIndex) {
 }
 
 TEST_P(PackedMatmulTest, CustomCodebook) {
-  QuantizedTensor weight = random_codes(*QuantScheme::parse("codebook3-g16"), 9, 40, 14, false);
-  for (int i = 0; i < 8; ++i) weight.codebook.mutable_data<float>()[i] = float(i * i - 20) / 30.0f;
-  const PackedMatrix packed = pack(weight);
-  Tensor out = zeros(DType::f32, {3, 9});
-  product(uniform({3, 40}, 15), packed, Tensor(), false, out);
+  for (const char* text : {"codebook2-ch", "codebook3-g16", "codebook4-g64", "codebook4-ch", "codebook5-g32",
+                           "codebook8-g64", "codebook6-tensor"}) {
+    QuantizedTensor weight = random_codes(*QuantScheme::parse(text), 19, 136, 14, false);
+    const int count = weight.scheme.code_count();
+    for (int i = 0; i < count; ++i)
+      weight.codebook.mutable_data<float>()[i] = float(i * i) / float(count * count) - 0.4f;
+    const PackedMatrix packed = pack(weight);
+    for (const int64_t m : {1, 5}) {
+      Tensor out = zeros(DType::f32, {m, 19});
+      product(uniform({m, 136}, 15), packed, Tensor(), false, out);
+    }
+  }
 }
 
 TEST_P(PackedMatmulTest, ResultsDoNotDependOnThreads) {
