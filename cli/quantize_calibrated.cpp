@@ -3,14 +3,18 @@
 #include <chrono>
 
 #include "cli/backends.h"
+#include "cli/calibration_data.h"
 #include "cli/model_argument.h"
-#include "cli/text_data.h"
+#include "cli/quantize_damage.h"
+#include "cli/quantize_target.h"
+#include "cli/statistics_file.h"
 #include "engine/core/memory.h"
+#include "engine/core/parallel.h"
 #include "engine/core/progress.h"
 #include "engine/core/signals.h"
 #include "engine/core/text.h"
 #include "engine/core/version.h"
-#include "engine/tokenizer/token_windows.h"
+#include "evaluate/damage_json.h"
 #include "quantize/quantize_job.h"
 
 namespace pare::cli {
@@ -21,67 +25,51 @@ using Clock = std::chrono::steady_clock;
 // A stop signal that finds a long block is obeyed within this time, giving up the block.
 constexpr double kPatienceSeconds = 10.0;
 
-int64_t default_context(const ModelConfig& config) {
-  constexpr int64_t kDefault = 2048;
-  return config.max_positions > 0 ? std::min(kDefault, config.max_positions) : kDefault;
-}
+// What calibrates, and what the damage is measured on: windows drawn after the calibration's, so that no two
+// runs that differ in --samples compare on what one of them has seen. Data that has no more windows gives its
+// own.
+struct Windows {
+  CalibrationWindows calibration, report;
+  Json description;
+};
 
-Result<CalibrationWindows> load_windows(const QuantizeArguments& arguments, const WeightSource& source,
-                                        const ModelConfig& config, uint64_t seed) {
-  PARE_TRY(const auto tokenizer, load_tokenizer(source));
-  PARE_TRY(const TextData text, read_text_data(arguments.data));
-  std::vector<std::string_view> documents(text.documents.begin(), text.documents.end());
-  PARE_TRY(const TokenStream stream, encode_documents(*tokenizer, documents));
-  CalibrationWindows windows;
-  windows.context = arguments.context > 0 ? arguments.context : default_context(config);
-  windows.token_hash = stream.token_hash;
-  windows.text_hash = stream.text_hash;
-  const std::vector<TokenWindow> drawn =
-      random_windows(int64_t(stream.ids.size()), windows.context, arguments.samples, seed);
-  if (drawn.empty())
-    return Error{.exit = Exit::malformed,
-                 .rule = "DT07",
-                 .path = arguments.data,
-                 .where = "tokens",
-                 .what = "fewer than one window; lower --context",
-                 .got = std::to_string(stream.ids.size()),
-                 .limit = std::to_string(windows.context),
-                 .limit_label = "need"};
-  for (const TokenWindow& window : drawn) {
-    const std::vector<int32_t> ids = window_ids(stream, window);
-    windows.ids.insert(windows.ids.end(), ids.begin(), ids.end());
+Result<Windows> load_windows(const QuantizeArguments& arguments, const WeightSource& source,
+                             const ModelConfig& config, uint64_t seed) {
+  CalibrationDataOptions options{.path = arguments.data,
+                                 .samples = arguments.samples,
+                                 .context = arguments.context,
+                                 .seed = seed,
+                                 .bos = arguments.bos,
+                                 .chat_template = arguments.chat_template,
+                                 .now = std::nullopt,
+                                 .parse_special = arguments.parse_special};
+  PARE_TRY(CalibrationData data, load_calibration_data(options, source, config));
+  Windows windows{.calibration = data.windows, .report = {}, .description = data.to_json()};
+  if (arguments.no_report || !arguments.report_data.empty()) {
+    windows.report = {
+        .ids = {}, .samples = 0, .context = data.windows.context, .token_hash = {}, .text_hash = {}};
+    return windows;
   }
-  windows.samples = int64_t(drawn.size());
+  const int64_t context = data.windows.context;
+  const int64_t wanted = std::max<int64_t>(1, arguments.report_tokens / context);
+  options.samples = arguments.samples + wanted;
+  options.context = context;
+  const auto more = data.kind == "tokens" || arguments.data == "-"
+                        ? Result<CalibrationData>(std::move(data))
+                        : load_calibration_data(options, source, config);
+  if (!more) return more.error();
+  const int64_t samples = more->windows.samples, first = std::max<int64_t>(0, samples - wanted);
+  windows.report.context = context;
+  windows.report.samples = samples - first;
+  windows.report.ids.assign(more->windows.ids.begin() + first * context, more->windows.ids.end());
   return windows;
 }
 
-// Everything that decides the bytes of the output (docs/jobs.md).
-Json identity_of(const Manifest& manifest, const CalibrationWindows& windows) {
-  Json json = Json::object();
-  json["program"] = Json::object();
-  json["program"]["version"] = std::string(kVersion);
-  json["program"]["build"] = std::string(kBuildId);
-  json["command"] = manifest.command;
-  json["options"] = manifest.options;
-  json["inputs"] = manifest.inputs;
-  Json& calibration = json["calibration"];
-  calibration = Json::object();
-  calibration["hash"] = windows.token_hash;
-  calibration["text"] = windows.text_hash;
-  calibration["samples"] = Json(windows.samples);
-  calibration["context"] = Json(windows.context);
-  json["seed"] = Json(manifest.seed);
-  json["arithmetic"] = manifest.arithmetic;
-  return json;
-}
-
-// Progress in tokens over all passes of all blocks; also notices a stop signal that cannot wait.
-class JobProgress {
+// Notices a stop signal that finds a long block: after a while the block is given up, the last commit stays.
+class StopClock {
  public:
-  JobProgress(const JobFolder& folder, int blocks)
-      : folder_(folder), progress_("quantize", blocks, "blocks") {}
-  void block_done() { progress_.advance(1); }
-  Status advance() {
+  explicit StopClock(const JobFolder& folder) : folder_(folder) {}
+  Status check() {
     if (!interrupted()) return {};
     const Clock::time_point now = Clock::now();
     if (!since_) since_ = now;
@@ -91,9 +79,101 @@ class JobProgress {
 
  private:
   const JobFolder& folder_;
-  Progress progress_;
   std::optional<Clock::time_point> since_;
 };
+
+// Where activations come from: data to run, or a file of statistics.
+struct Calibration {
+  Windows windows;
+  std::shared_ptr<StatisticsFile> statistics;
+  Json description;  // for manifest and identity
+};
+
+Result<Calibration> load_calibration(const QuantizeArguments& arguments, const WeightSource& source,
+                                     const ModelConfig& config, uint64_t seed) {
+  Calibration calibration;
+  if (!arguments.data.empty()) {
+    PARE_TRY(calibration.windows, load_windows(arguments, source, config, seed));
+    calibration.description = calibration.windows.description;
+    return calibration;
+  }
+  PARE_TRY(const std::string hash, model_hash(source));
+  PARE_TRY(StatisticsFile file, open_statistics_of(arguments.statistics, hash, {}));
+  calibration.statistics = std::make_shared<StatisticsFile>(std::move(file));
+  const StatisticsOrigin& origin = calibration.statistics->header().origin;
+  Json& json = calibration.description = Json::object();
+  json["kind"] = "statistics";
+  json["hash"] = origin.token_hash;
+  json["text_hash"] = origin.text_hash;
+  json["seed"] = Json(origin.seed);
+  json["samples"] = Json(origin.samples);
+  json["context"] = Json(origin.context);
+  calibration.windows.report.context = origin.context;
+  return calibration;
+}
+
+// Loads a site of the file; exit 3 when it lacks what the method needs.
+Result<SiteStatistics> saved_site(const StatisticsFile& file, int block, Site site, StatisticSet wanted) {
+  for (const SiteEntry& entry : file.header().sites) {
+    if (entry.block != block || entry.site != site) continue;
+    for (const Statistic statistic : {Statistic::second_moment, Statistic::absmean, Statistic::absmax,
+                                      Statistic::square, Statistic::range, Statistic::histogram}) {
+      if (!wanted.has(statistic) || file.header().collected.has(statistic)) continue;
+      return Error{.exit = Exit::malformed,
+                   .rule = "IM04",
+                   .path = file.path(),
+                   .where = "statistics",
+                   .what = "lacks what the method needs; add it to --statistics of pare calibrate",
+                   .got = {},
+                   .limit = std::string(statistic_name(statistic)),
+                   .limit_label = "need"};
+    }
+    return file.load(entry, /*writable=*/true);
+  }
+  return Error{.exit = Exit::malformed,
+               .rule = "IM04",
+               .path = file.path(),
+               .where = "block " + std::to_string(block) + " " + std::string(site_name(site)),
+               .what = "no statistics of this site",
+               .got = {},
+               .limit = {}};
+}
+
+// Everything that decides the bytes of the output (docs/jobs.md).
+Json identity_of(const Manifest& manifest) {
+  Json json = Json::object();
+  json["program"] = Json::object();
+  json["program"]["version"] = std::string(kVersion);
+  json["program"]["build"] = std::string(kBuildId);
+  json["command"] = manifest.command;
+  json["options"] = manifest.options;
+  json["inputs"] = manifest.inputs;
+  json["seed"] = Json(manifest.seed);
+  json["arithmetic"] = manifest.arithmetic;
+  return json;
+}
+
+Status write_report(const QuantizeArguments& arguments, const CommonOptions& common, const Manifest& manifest,
+                    const QuantizeOutcome& outcome, const ChosenBits& chosen,
+                    std::optional<DamageReport> damage) {
+  RunReport report;
+  report.command = "quantize";
+  report.manifest_hash = manifest_hash(manifest);
+  report.seconds = outcome.seconds;
+  report.peak_resident_bytes = peak_resident_bytes();
+  report.threads = thread_count();
+  report.cpu_profile = manifest.arithmetic;
+  report.resumes = outcome.resumed_at ? 1 : 0;
+  report.weight_bytes_before = outcome.plan.input_bytes;
+  report.weight_bytes_after = outcome.plan.output_bytes;
+  report.output_bytes = outcome.output_bytes;
+  report.curve = chosen.curve;
+  report.curve_unit = chosen.unit;
+  if (!chosen.curve.empty()) report.extra["predicted"] = chosen.predicted;
+  report.damage = std::move(damage);
+  static_cast<void>(common);
+  return write_run_report(arguments.output.path, report, arguments.output.force || arguments.resume);
+}
 
 }  // namespace
 
@@ -107,16 +187,17 @@ Result<Exit> run_calibrated(const QuantizeArguments& arguments, const QuantizeSe
   const JobMode mode = arguments.resume    ? JobMode::resume
                        : arguments.restart ? JobMode::restart
                                            : JobMode::fresh;
+  PARE_TRY(const std::vector<Gate> gates, report_gates(arguments));
   PARE_TRY(const uint64_t limit, memory_limit(common));
-  PARE_TRY(CalibrationWindows windows, load_windows(arguments, *source, model.config, common.seed));
+  PARE_TRY(Calibration calibration, load_calibration(arguments, *source, model.config, common.seed));
   PARE_TRY(const auto planned, Model::open(source, Device::cpu()));
-  plan.peak_memory_bytes =
-      pipeline_floor_bytes(*planned, windows.context, settings.calibrated.match_original);
+  const int64_t context = calibration.windows.report.context;
+  plan.peak_memory_bytes = pipeline_floor_bytes(*planned, context, settings.calibrated.match_original);
   PARE_CHECK(check_memory(common, resident_bytes() + plan.peak_memory_bytes,
                           "lower --context, or raise --max-memory"));
+  QuantizeOutcome outcome;
+  outcome.plan = plan;
   if (arguments.dry_run) {
-    QuantizeOutcome outcome;
-    outcome.plan = plan;
     if (common.json) {
       print_json(quantize_json(arguments, *source, outcome, Manifest()));
     } else {
@@ -132,45 +213,62 @@ Result<Exit> run_calibrated(const QuantizeArguments& arguments, const QuantizeSe
   PARE_TRY(Manifest manifest,
            start_manifest(*source, "quantize", canonical_options(arguments, settings), common.seed));
   manifest.arithmetic = arithmetic_profile();
-  manifest.options["context"] = Json(windows.context);
-  Json calibration = Json::object();
-  calibration["token_hash"] = windows.token_hash;
-  calibration["text_hash"] = windows.text_hash;
-  calibration["tokens"] = Json(windows.samples * windows.context);
-  manifest.options["calibration"] = std::move(calibration);
-  PARE_CHECK(folder.start(identity_of(manifest, windows)));
+  manifest.options["calibration"] = calibration.description;
+  PARE_CHECK(folder.start(identity_of(manifest)));
 
   QuantizeJob job{.source = source,
                   .model = model,
                   .schemes = schemes,
                   .options = settings.calibrated,
-                  .windows = std::move(windows),
+                  .windows = std::move(calibration.windows.calibration),
+                  .saved_statistics = {},
                   .memory_limit = limit};
+  if (calibration.statistics != nullptr) {
+    job.saved_statistics = [file = calibration.statistics](int block, Site site, StatisticSet wanted) {
+      return saved_site(*file, block, site, wanted);
+    };
+  }
+  StopClock stop(folder);
+  job.advance = [&](int64_t) { return stop.check(); };
+  ChosenBits chosen;
+  if (has_target(arguments)) {
+    PARE_TRY(chosen, choose_bits(arguments, job, folder, job.schemes));
+    outcome.plan = plan_quantization(*source, model, job.schemes);
+    outcome.plan.peak_memory_bytes = plan.peak_memory_bytes;
+  }
   QuantizeJobResult result;
   {
-    JobProgress progress(folder, int(model.config.block_count()));
-    job.block_done = [&](int) { progress.block_done(); };
-    job.advance = [&](int64_t) { return progress.advance(); };
+    Progress progress("quantize", int64_t(model.config.block_count()), "blocks");
+    job.block_done = [&](int) { progress.advance(1); };
     PARE_TRY(result, compress_blocks(job, folder));
   }
-  PARE_TRY(const auto sink, open_output_model(*source, arguments.output, plan.output_bytes));
-  PARE_CHECK(write_compressed(job, folder, *sink, manifest));
-  PARE_CHECK(sink->finish(manifest));
-  PARE_CHECK(folder.published());
-  if (!arguments.keep_work) PARE_CHECK(folder.remove());
-
-  QuantizeOutcome outcome;
-  outcome.plan = plan;
+  if (!folder.was_published()) {
+    PARE_TRY(const auto sink, open_output_model(*source, arguments.output, outcome.plan.output_bytes));
+    PARE_CHECK(write_compressed(job, folder, *sink, manifest));
+    PARE_CHECK(sink->finish(manifest));
+    PARE_CHECK(folder.published());
+  }
   outcome.spilled_bytes = result.spilled_bytes;
   if (result.first_block > 0) outcome.resumed_at = result.first_block;
+  std::optional<DamageReport> damage;
+  if (!arguments.no_report && (!arguments.report_data.empty() || calibration.windows.report.samples > 0)) {
+    PARE_TRY(damage, measure_damage(arguments, common, source, calibration.windows.report));
+  }
   outcome.seconds = std::chrono::duration<double>(Clock::now() - start).count();
   PARE_TRY(outcome.output_bytes, bytes_on_disk(arguments.output.path));
+  PARE_CHECK(write_report(arguments, common, manifest, outcome, chosen, damage));
+  if (!arguments.keep_work) PARE_CHECK(folder.remove());
   if (common.json) {
-    print_json(quantize_json(arguments, *source, outcome, manifest));
+    Json json = quantize_json(arguments, *source, outcome, manifest);
+    if (damage) json["damage"] = to_json(*damage);
+    print_json(json);
   } else {
-    print_quantize_plan(arguments, settings, plan);
+    print_quantize_plan(arguments, settings, outcome.plan);
+    if (has_target(arguments)) print_chosen_bits(chosen, model, job.schemes);
+    if (damage) print_damage(*damage);
     print_quantize_outcome(outcome, manifest);
   }
+  if (damage) PARE_CHECK(check_gates(gates, *damage, arguments.output.path));
   return Exit::ok;
 }
 

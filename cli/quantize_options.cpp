@@ -84,6 +84,12 @@ Result<QuantizeSettings> quantize_settings(const QuantizeArguments& arguments) {
     return contradiction("--resume", "cannot be given together with --restart", "both");
   if (!arguments.data.empty() && !arguments.statistics.empty())
     return contradiction("--data", "cannot be given together with --statistics", "both");
+  if (arguments.target_bpw > 0.0 && !arguments.target_size.empty())
+    return contradiction("--target-bpw", "cannot be given together with --target-size", "both");
+  if (has_target(arguments) && arguments.data.empty())
+    return contradiction("--target-bpw", "needs calibration data; give --data FILE", "no data");
+  if (options.match_original && arguments.data.empty())
+    return contradiction("--inputs", "both streams need data; give --data FILE", "both");
   const bool wants_data = options.method.needs_data() || arguments.activations == "static";
   if (wants_data && arguments.data.empty() && arguments.statistics.empty())
     return contradiction(arguments.activations == "static" ? "--activations" : "--method",
@@ -94,6 +100,7 @@ Result<QuantizeSettings> quantize_settings(const QuantizeArguments& arguments) {
 
 bool is_calibrated(const QuantizeArguments& arguments, const QuantizeSettings& settings) {
   return settings.calibrated.method.needs_data() || !arguments.data.empty() ||
+         !arguments.statistics.empty() ||
          settings.calibrated.activations == ActivationQuant::Mode::static_tensor;
 }
 
@@ -125,6 +132,11 @@ Json canonical_options(const QuantizeArguments& arguments, const QuantizeSetting
   json["inputs"] = arguments.inputs;
   json["alpha"] = arguments.alpha > 0.0 ? Json(arguments.alpha) : Json("searched");
   json["allow_fallback"] = arguments.allow_fallback;
+  if (has_target(arguments)) {
+    json["target_bpw"] = arguments.target_bpw;
+    json["target_size"] = arguments.target_size;
+    json["sensitivity"] = arguments.sensitivity;
+  }
   return json;
 }
 
@@ -152,6 +164,12 @@ void add_selection_options(CLI::App& verb, QuantizeArguments& arguments) {
 void add_calibration_options(CLI::App& verb, QuantizeArguments& arguments) {
   verb.add_option("--data", arguments.data,
                   "calibration data: text, JSONL with `text` or `messages`, or token ids in safetensors")
+      ->type_name("FILE")
+      ->group("Calibration");
+  verb.add_option(
+          "--statistics", arguments.statistics,
+          "statistics of `pare calibrate` instead of data: faster, but blocks do not see the errors of "
+          "earlier ones")
       ->type_name("FILE")
       ->group("Calibration");
   verb.add_option("--samples", arguments.samples, "windows drawn from the data")
@@ -199,9 +217,60 @@ void add_calibration_options(CLI::App& verb, QuantizeArguments& arguments) {
       ->check(CLI::Range(0.01, 0.99))
       ->type_name("X")
       ->group("Calibration");
+  verb.add_option("--bos", arguments.bos,
+                  "BOS at the start of each window: auto (as the tokenizer does), always, never")
+      ->check(CLI::IsMember({"auto", "always", "never"}))
+      ->capture_default_str()
+      ->type_name("POLICY")
+      ->group("Calibration");
+  verb.add_option("--chat-template", arguments.chat_template, "named template for `messages`")
+      ->capture_default_str()
+      ->type_name("NAME")
+      ->group("Calibration");
+  verb.add_flag("--parse-special", arguments.parse_special, "let messages hold the text of special tokens")
+      ->group("Calibration");
   verb.add_flag("--allow-fallback", arguments.allow_fallback,
                 "round to nearest where the method cannot work, and count it, instead of stopping")
       ->group("Calibration");
+}
+
+void add_target_options(CLI::App& verb, QuantizeArguments& arguments) {
+  verb.add_option("--target-bpw", arguments.target_bpw,
+                  "choose the format of each part so that linears take this many bits per weight, scales "
+                  "included")
+      ->check(CLI::Range(1.0, 32.0))
+      ->type_name("BITS")
+      ->group("Chosen bits");
+  verb.add_option("--target-size", arguments.target_size, "the same for the bytes of all weights: 80MB")
+      ->type_name("SIZE")
+      ->group("Chosen bits");
+  verb.add_option(
+          "--sensitivity", arguments.sensitivity,
+          "what formats are compared by: kl (divergence of the model's output; holds the whole model), "
+          "or output (error of each part alone)")
+      ->check(CLI::IsMember({"kl", "output"}))
+      ->capture_default_str()
+      ->type_name("COST")
+      ->group("Chosen bits");
+}
+
+void add_report_options(CLI::App& verb, QuantizeArguments& arguments) {
+  verb.add_option("--report-data", arguments.report_data,
+                  "text for the damage report (default: more windows of the calibration data)")
+      ->type_name("FILE")
+      ->group("Report");
+  verb.add_option("--report-tokens", arguments.report_tokens, "tokens of the damage report")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40))
+      ->capture_default_str()
+      ->type_name("N")
+      ->group("Report");
+  verb.add_flag("--no-report", arguments.no_report, "do not measure the damage at the end")->group("Report");
+  verb.add_option("--fail-if", arguments.fail_if,
+                  "exit 9 when this holds of the report: kl>0.05, top1<0.95, ratio>1.02, delta>0.5")
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->allow_extra_args(false)
+      ->type_name("EXPR")
+      ->group("Report");
 }
 
 void add_job_options(CLI::App& verb, QuantizeArguments& arguments) {
@@ -253,6 +322,8 @@ void add_quantize_options(CLI::App& verb, QuantizeArguments& arguments) {
   verb.add_flag("--dry-run", arguments.dry_run, "say what would be written and what it would take, and stop");
   verb.add_flag("--force", arguments.output.force, "replace an existing output");
   add_calibration_options(verb, arguments);
+  add_target_options(verb, arguments);
+  add_report_options(verb, arguments);
   add_job_options(verb, arguments);
 }
 

@@ -31,6 +31,17 @@ struct QuantizeArguments {
   std::string order = "act", groups = "static", inputs = "compressed";
   double alpha = 0.0;  // of smoothquant; 0: searched
   bool allow_fallback = false;
+  std::string bos = "auto", chat_template = "default";
+  bool parse_special = false;
+  // Chosen bits.
+  double target_bpw = 0.0;  // bits per weight of the linears, scales included; 0: not asked for
+  std::string target_size;  // of all weights, "80MB"
+  std::string sensitivity = "kl";
+  // The report.
+  std::string report_data;
+  int64_t report_tokens = 4096;
+  bool no_report = false;
+  std::vector<std::string> fail_if;
   // The job.
   std::string work_dir;
   bool resume = false, restart = false, keep_work = false;
@@ -42,6 +53,11 @@ struct QuantizeSettings {
   CalibratedOptions calibrated;
 };
 Result<QuantizeSettings> quantize_settings(const QuantizeArguments& arguments);
+
+// True when formats are chosen by size.
+inline bool has_target(const QuantizeArguments& arguments) {
+  return arguments.target_bpw > 0.0 || !arguments.target_size.empty();
+}
 
 // True when activations have to be seen, or the user gave data to see.
 bool is_calibrated(const QuantizeArguments& arguments, const QuantizeSettings& settings);

@@ -90,7 +90,6 @@ StatisticSet CalibratedStep::survey(int block, Site site) const {
     case MethodPlan::Scaling::awq:
       return {Statistic::absmean, Statistic::second_moment};
     case MethodPlan::Scaling::smoothquant:
-      if (site != Site::attention_in && site != Site::mlp_in) return {};
       return {Statistic::absmax, Statistic::second_moment};
     default:
       return {};
@@ -166,11 +165,17 @@ Status CalibratedStep::smooth(BlockEdit& block, Site site, const SiteStatistics&
     weights.push_back(std::move(weight));
     schemes.push_back(scheme_of(*spec).value_or(QuantScheme{}));
   }
-  const std::vector<float> largest = column_max(weights);
+  // The paper scales after norms only; the same fold is exact behind v and up.
+  std::vector<float> largest = column_max(weights), activation_max = statistics.abs_max;
+  if (site == Site::attention_out) {
+    const BlockConfig& shape = block.config().blocks[size_t(block.index())];
+    share_kv(shape, largest);
+    share_kv(shape, activation_max);
+  }
   double alpha = options_.smooth_alpha.value_or(0.0);
   double ratio = 1.0;
   if (!options_.smooth_alpha) {
-    PARE_TRY(const SmoothChoice choice, search_smooth_alpha(weights, schemes, statistics.abs_max, largest,
+    PARE_TRY(const SmoothChoice choice, search_smooth_alpha(weights, schemes, activation_max, largest,
                                                             statistics.second_moment, statistics.tokens));
     alpha = choice.alpha;
     ratio = choice.loss_ratio;
@@ -180,7 +185,7 @@ Status CalibratedStep::smooth(BlockEdit& block, Site site, const SiteStatistics&
   note["alpha"] = alpha;
   if (!options_.smooth_alpha) note["loss_ratio"] = ratio;
   weights.clear();
-  site_scales_[site] = smooth_scale(statistics.abs_max, largest, alpha);
+  site_scales_[site] = smooth_scale(activation_max, largest, alpha);
   return fold_scale(block, site, site_scales_[site]);
 }
 

@@ -106,6 +106,7 @@ void MemorySource::add(const std::string& name, QuantizedTensor tensor, bool tra
   stored.dtype = tensor.scheme.scale_dtype;
   stored.shape = tensor.shape;
   stored.scheme = tensor.scheme;
+  stored.activation = tensor.activation;
   stored.transposed = transposed;
   stored.bytes = tensor.size_bytes();
   put(std::move(stored), WeightData{.form = std::make_shared<const QuantizedTensor>(std::move(tensor)),

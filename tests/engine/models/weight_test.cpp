@@ -91,6 +91,39 @@ TEST_P(Weights, QuantizedEqualsItsDequantizedForm) {
       EXPECT_FLOAT_EQ(rows.data<float>()[t * kIn + i], 2.0f * dense.data<float>()[ids[size_t(t)] * kIn + i]);
 }
 
+// A product of integers: the same bytes however it is computed, and near the product with float inputs.
+TEST_P(Weights, RoundedInputsGiveTheBytesOfTheReference) {
+  const Tensor weight = test::random_normal({kOut, kIn}, "w", 0, 1),
+               x = test::random_normal({kTokens, kIn}, "x", 0, 1);
+  const Tensor bias = test::random_normal({kOut}, "b", 0, 1);
+  QuantizedTensor quantized = test::int8_of(weight);
+  quantized.activation = ActivationQuant{};
+  const auto shared = std::make_shared<const QuantizedTensor>(quantized);
+  const Weight made = checked(Weight::make("w", {.form = shared}, false, bias.on(device_), device_));
+  EXPECT_EQ(Weight::planned("w", kOut, kIn, quantized.scheme, device_, quantized.activation)
+                .workspace_bytes(kTokens),
+            made.workspace_bytes(kTokens));
+  const Tensor got = product(made, x);
+  EXPECT_LE(test::relative_error(got, expected(x, checked(quantized.dequantize()), bias)), 0.02);
+  const Tensor kept = checked(converted(got, DType::f32));
+
+  const Device reference = test::use(test::arithmetics_of_this_host().front());
+  const Weight oracle = checked(Weight::make("w", {.form = shared}, false, bias.on(reference), reference));
+  Tensor want = checked(Tensor::allocate(DType::f32, {kTokens, kOut}, reference));
+  Workspace workspace = checked(Workspace::reserve(oracle.workspace_bytes(kTokens), reference));
+  oracle.multiply(x.on(reference), /*accumulate=*/false, want, workspace);
+  EXPECT_EQ(test::relative_error(kept, want), 0.0);
+}
+
+TEST_P(Weights, InputsThatCannotBeRoundedAreRefused) {
+  QuantizedTensor quantized = test::int8_of(test::random_normal({kOut, kIn}, "w", 0, 1));
+  quantized.activation = ActivationQuant{.bits = 4};
+  const auto made =
+      Weight::make("w", {.form = std::make_shared<const QuantizedTensor>(quantized)}, false, {}, device_);
+  ASSERT_FALSE(made);
+  EXPECT_EQ(made.error().exit, Exit::unsupported);
+}
+
 INSTANTIATE_TEST_SUITE_P(Arithmetics, Weights, ::testing::ValuesIn(test::arithmetics_of_this_host()),
                          [](const auto& info) { return test::test_name(info.param.name); });
 

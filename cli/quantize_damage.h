@@ -1,0 +1,27 @@
+// cli/quantize_damage.h: after a job: what the compression did, measured, written beside the output, and
+// gated.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "calibrate/block_pipeline.h"
+#include "cli/quantize_options.h"
+#include "evaluate/gate.h"
+#include "evaluate/run_report.h"
+
+namespace pare::cli {
+
+Result<std::vector<Gate>> report_gates(const QuantizeArguments& arguments);  // exit 2
+
+// Both models over `windows` (or --report-data), block by block. `compressed` is opened from the output.
+Result<DamageReport> measure_damage(const QuantizeArguments& arguments, const CommonOptions& common,
+                                    std::shared_ptr<const WeightSource> original,
+                                    const CalibrationWindows& windows);
+
+void print_damage(const DamageReport& damage);
+// Exit 9 naming the first gate that holds.
+Status check_gates(const std::vector<Gate>& gates, const DamageReport& damage, const std::string& path);
+
+}  // namespace pare::cli
