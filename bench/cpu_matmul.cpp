@@ -12,6 +12,7 @@
 #include "engine/core/parallel.h"
 #include "engine/core/random.h"
 #include "engine/tensor/float_formats.h"
+#include "engine/tensor/integer_product.h"
 #include "engine/tensor/quantized_tensor.h"
 
 namespace pare::bench {
@@ -196,6 +197,43 @@ Case codes_case(const std::string& text, Extents e) {
   return with_limit(std::move(c), *p);
 }
 
+// Rounded activations times codes, beside our own float product of the same shape.
+Case integer_case(const std::string& text, Extents e) {
+  auto p = std::make_shared<Problem>(e);
+  const QuantScheme scheme = QuantScheme::parse(text).value();
+  auto weight = std::make_shared<QuantizedTensor>(*random_quantized(scheme, e.n, e.k));
+  weight->activation = ActivationQuant{};
+  p->quantized = weight;
+  const double bytes = double(scheme.stored_bytes(e.n, e.k));
+  const int64_t copies = e.m <= 4 ? copies_beyond_cache(bytes) : 1;
+  for (int64_t i = 0; i < copies; ++i)
+    p->packed.push_back(cpu::prepack(cpu::best_isa(), p->quantized).value());
+  const size_t needs = cpu::packed_matmul_workspace_bytes(cpu::best_isa(), p->packed[0], e.m);
+  if (needs > p->workspace->size_bytes()) p->workspace = Storage::allocate(needs, Device::cpu()).value();
+  for (int64_t i = 0; i < (e.m <= 4 ? copies_beyond_cache(4.0 * double(e.n * e.k)) : 1); ++i)
+    p->weights.push_back(random_floats(e.n * e.k, 2));
+  Case c{.kernel = cpu::matmul_kernel_name(cpu::best_isa(), p->packed[0], e.m), .bytes = bytes};
+  c.run = [p] { p->codes(p->packed[p->turn++ % p->packed.size()]); };
+  c.verify = [p, c] {
+    c.run();
+    std::vector<float> rounded(p->x.size());
+    std::vector<int8_t> codes(size_t(p->e.k));
+    for (int64_t m = 0; m < p->e.m; ++m) {
+      const size_t first = size_t(m * p->e.k);
+      const RoundedRow row = round_activations({}, p->x.data() + first, p->e.k, codes.data());
+      for (size_t k = 0; k < codes.size(); ++k) rounded[first + k] = row.scale * float(codes[k]);
+    }
+    return error_share(p->e, rounded, p->out, [&](int64_t n) {
+      std::vector<float> row(static_cast<size_t>(p->e.k));
+      p->quantized->dequantize_rows(n, n + 1, row.data());
+      return row;
+    });
+  };
+  c.peer = {.name = "pare-f32",
+            .run = [p] { p->dense(p->weights[p->peer_turn++ % p->weights.size()].data(), DType::f32); }};
+  return with_limit(std::move(c), *p);
+}
+
 // Repacking, as on load: canonical codes are read, tiles are written.
 Case pack_case(const std::string& text, Extents e) {
   const QuantScheme scheme = QuantScheme::parse(text).value();
@@ -254,6 +292,17 @@ std::vector<NamedCase> matmul_cases() {
     for (const int64_t m : {8, 16, 64}) {
       const Extents e{m, 4096, 4096};
       cases.push_back({name("cpu_gemm", form, e), [form, e] { return codes_case(form, e); }});
+    }
+    if (std::string_view(form) == "int8-ch") {
+      for (const Extents& e : {Extents{1, 4096, 4096},
+                               {1, 11008, 4096},
+                               {16, 4096, 4096},
+                               {64, 4096, 4096},
+                               {512, 1536, 576},
+                               {512, 4096, 4096},
+                               {2048, 2048, 2048}}) {
+        cases.push_back({name("cpu_w8a8", form, e), [form, e] { return integer_case(form, e); }, e.k > 600});
+      }
     }
     cases.push_back({name("cpu_pack", form, {1, 4096, 4096}), [form] {
                        return pack_case(form, {1, 4096, 4096});
