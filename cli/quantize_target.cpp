@@ -197,7 +197,7 @@ Result<ChosenBits> choose_bits(const QuantizeArguments& arguments, const Quantiz
 
 void print_chosen_bits(const ChosenBits& chosen, const ModelDescription& model,
                        const std::vector<std::optional<QuantScheme>>& schemes) {
-  Table curve({">bits per weight", ">" + chosen.unit, ""});
+  Table curve({">bits per weight", std::string(">").append(chosen.unit), ""});
   const size_t step = std::max<size_t>(1, chosen.curve.size() / 12);
   for (size_t i = 0; i < chosen.curve.size(); ++i) {
     const CurvePoint& point = chosen.curve[i];
@@ -210,7 +210,7 @@ void print_chosen_bits(const ChosenBits& chosen, const ModelDescription& model,
   for (size_t i = 0; i < model.tensors.size(); ++i)
     if (model.tensors[i].is_linear) ++formats[schemes[i] ? schemes[i]->text() : "keep"];
   std::string line = "  chosen:";
-  for (const auto& [name, count] : formats) line += " " + std::to_string(count) + " x " + name + ",";
+  for (const auto& [name, count] : formats) line.append(" ").append(std::to_string(count)).append(" x ").append(name).append(",");
   line.pop_back();
   print_line(line);
 }
