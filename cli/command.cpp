@@ -84,6 +84,8 @@ void add_common(CLI::App* verb, Commands& commands, bool computes) {
   verb->add_flag("--allow-unindexed", common.allow_unindexed,
                  "ignore tensors of a shard that the index does not name");
   verb->add_flag("--strict", common.strict, "a wrong total_size in the index is an error, not a warning");
+  verb->add_flag("--ignore-activation-quant", common.ignore_activation_quant,
+                 "read only the weights of a checkpoint whose activations are quantized in a way that is not executed");
   verb->add_option("--weights", common.weights,
                    "which weight file of a model folder to read, where there is a choice")
       ->type_name("FILE");

@@ -31,6 +31,7 @@ struct CommonOptions {
   bool follow_symlinks = false;
   bool allow_unindexed = false;
   bool strict = false;
+  bool ignore_activation_quant = false;
   std::string weights;  // file inside a model folder
 };
 

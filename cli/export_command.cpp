@@ -3,6 +3,7 @@
 #include <chrono>
 
 #include "cli/commands.h"
+#include "cli/export_dialect.h"
 #include "cli/model_argument.h"
 #include "cli/output_model.h"
 #include "engine/core/file.h"
@@ -50,6 +51,12 @@ Status check_format(const Options& options) {
   }
   PARE_TRY(const OutputKind kind, output_kind(options.output.path));
   const bool is_pare = kind == OutputKind::pare;
+  if (find_dialect(options.format) != nullptr) {
+    if (kind != OutputKind::safetensors)
+      return option_error("-o", "this format is a directory", options.output.path, "a name without .pare or .gguf");
+    if (!options.output.dense_dtype.empty() || options.clamp)
+      return option_error("--dtype, --clamp", "do not apply to this format", options.format, "safetensors");
+  }
   if (options.format == "pare" && !is_pare)
     return option_error("-o", "the name of a .pare file ends in .pare", options.output.path, "NAME.pare");
   if (options.format == "safetensors" && is_pare)
@@ -127,17 +134,7 @@ TensorRecord record_of(const StoredTensor& tensor, bool to_pare) {
   return record;
 }
 
-Result<Exit> run_export(const Options& options, const CommonOptions& common) {
-  PARE_CHECK(start_engine(common));
-  PARE_TRY(const Device device, chosen_device(common));
-  static_cast<void>(device);  // copying and rounding give the same bytes on every one there is
-  PARE_CHECK(check_format(options));
-  PARE_TRY(const OutputKind kind, output_kind(options.output.path));
-  const bool to_pare = kind == OutputKind::pare;
-  PARE_CHECK(
-      check_output(options.output.path, {.force = options.output.force}));  // before any input is touched
-  PARE_TRY(const auto source, open_source(options.model, common));
-  PARE_TRY(const ModelDescription model, describe_model(*source));
+Result<OutputOptions> output_options(const Options& options) {
   OutputOptions output = options.output;
   if (!options.max_shard.empty()) {
     const auto bytes = parse_bytes(options.max_shard);
@@ -146,6 +143,23 @@ Result<Exit> run_export(const Options& options, const CommonOptions& common) {
                           "for example 5GB");
     output.max_shard_bytes = *bytes;
   }
+  return output;
+}
+
+Result<Exit> run_export(const Options& options, const CommonOptions& common) {
+  PARE_CHECK(start_engine(common));
+  PARE_TRY(const Device device, chosen_device(common));
+  static_cast<void>(device);  // copying and rounding give the same bytes on every one there is
+  PARE_CHECK(check_format(options));
+  PARE_TRY(const OutputOptions output, output_options(options));
+  if (const Dialect* dialect = find_dialect(options.format); dialect != nullptr)
+    return export_dialect(options.model, *dialect, output, common);
+  PARE_TRY(const OutputKind kind, output_kind(options.output.path));
+  const bool to_pare = kind == OutputKind::pare;
+  PARE_CHECK(
+      check_output(options.output.path, {.force = options.output.force}));  // before any input is touched
+  PARE_TRY(const auto source, open_source(options.model, common));
+  PARE_TRY(const ModelDescription model, describe_model(*source));
   const uint64_t expected = expected_bytes(options, *source, to_pare);
   PARE_CHECK(check_output_model(*source, output, expected));
 
@@ -212,13 +226,15 @@ Result<Exit> run_export(const Options& options, const CommonOptions& common) {
 void add_export(CLI::App& app, Commands& commands) {
   auto options = std::make_shared<Options>();
   CLI::App* verb =
-      app.add_subcommand("export", "write a model as .pare, or as dense safetensors that transformers loads");
+      app.add_subcommand("export", "write a model as .pare, as dense safetensors, or as vLLM and transformers load it quantized");
   verb->add_option("MODEL", options->model, "what to write")->required();
   verb->add_option("-o,--output", options->output.path, "NAME.pare, or a directory of safetensors")
       ->required()
       ->type_name("OUT");
-  verb->add_option("--format", options->format, "pare or safetensors (default: by the name of OUT)")
-      ->check(CLI::IsMember({"pare", "safetensors", "gguf"}))
+  verb->add_option("--format", options->format,
+                   "pare, safetensors, or for a model with quantized linears compressed-tensors, gptq or awq "
+                   "(default: by the name of OUT)")
+      ->check(CLI::IsMember({"pare", "safetensors", "gguf", "compressed-tensors", "gptq", "awq"}))
       ->type_name("FORMAT");
   verb->add_option("--dtype", options->output.dense_dtype,
                    "type of floating tensors in safetensors: f32, bf16 or f16 (default: as stored; "
@@ -231,7 +247,9 @@ void add_export(CLI::App& app, Commands& commands) {
                  "clamp and count values that --dtype cannot hold, instead of stopping");
   verb->add_flag("--force", options->output.force, "replace an existing output");
   add_common(verb, commands, true);
-  verb->footer("The output is re-opened and compared before it appears under its name.");
+  verb->footer(
+      "The output is re-opened and compared before it appears under its name. compressed-tensors, gptq and awq take a "
+      "model that is already quantized and refuse (exit 4) what the format cannot hold; docs/interop.md says what.");
   commands.on(verb, [options, &commands] { return run_export(*options, commands.common()); });
 }
 

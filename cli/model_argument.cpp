@@ -13,6 +13,7 @@ Result<std::shared_ptr<const WeightSource>> open_source(const std::string& model
   options.follow_symlinks = common.follow_symlinks;
   options.allow_unindexed = common.allow_unindexed;
   options.strict = common.strict;
+  options.weights_only = common.ignore_activation_quant;
   options.weights_file = common.weights;
   return open_model(model, options);
 }

@@ -5,6 +5,7 @@
 #include "engine/core/text.h"
 #include "engine/core/version.h"
 #include "formats/create_model.h"
+#include "formats/dialects/dialect_sink.h"
 
 namespace pare::cli {
 namespace {
@@ -38,6 +39,12 @@ Result<std::unique_ptr<WeightSink>> open_output_model(const WeightSource& source
                                                       const OutputOptions& options, uint64_t expected_bytes) {
   PARE_TRY(const CreateOptions create, create_options(source, options, expected_bytes));
   return create_model(options.path, create);
+}
+
+Result<std::unique_ptr<WeightSink>> open_dialect_output(const WeightSource& source, const OutputOptions& options,
+                                                        uint64_t expected_bytes, const DialectPlan& plan) {
+  PARE_TRY(const CreateOptions create, create_options(source, options, expected_bytes));
+  return create_dialect_sink(options.path, create, plan);
 }
 
 Result<Manifest> start_manifest(const WeightSource& source, const std::string& command, Json options,

@@ -8,6 +8,10 @@
 #include "engine/models/weight_sink.h"
 #include "engine/models/weight_source.h"
 
+namespace pare {
+struct DialectPlan;
+}
+
 namespace pare::cli {
 
 struct OutputOptions {
@@ -21,6 +25,10 @@ struct OutputOptions {
 Status check_output_model(const WeightSource& source, const OutputOptions& options, uint64_t expected_bytes);
 Result<std::unique_ptr<WeightSink>> open_output_model(const WeightSource& source,
                                                       const OutputOptions& options, uint64_t expected_bytes);
+
+// The same for a folder in another tool's form.
+Result<std::unique_ptr<WeightSink>> open_dialect_output(const WeightSource& source, const OutputOptions& options,
+                                                        uint64_t expected_bytes, const DialectPlan& plan);
 
 // A manifest for this command with inputs hashed and earlier manifests as history.
 Result<Manifest> start_manifest(const WeightSource& source, const std::string& command, Json options,
