@@ -12,6 +12,7 @@ void add_all_commands(CLI::App& app, Commands& commands) {
   add_export(app, commands);
   add_run(app, commands);
   add_tokenize(app, commands);
+  add_report(app, commands);
   add_verify(app, commands);
   add_doctor(app, commands);
   add_limits(app, commands);

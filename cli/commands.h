@@ -12,6 +12,7 @@ void add_evaluate(CLI::App& app, Commands& commands);
 void add_export(CLI::App& app, Commands& commands);
 void add_run(CLI::App& app, Commands& commands);
 void add_tokenize(CLI::App& app, Commands& commands);
+void add_report(CLI::App& app, Commands& commands);
 void add_verify(CLI::App& app, Commands& commands);
 void add_doctor(CLI::App& app, Commands& commands);
 void add_limits(CLI::App& app, Commands& commands);
