@@ -20,15 +20,15 @@
 namespace pare::cli {
 
 struct CalibrationDataOptions {
-  std::string path;  // "-": stdin, as text
+  std::string path{};  // "-": stdin, as text
   int64_t samples = 128;
   int64_t context = 0;  // 0: 2048, or what the model takes
   uint64_t seed = 0;
   std::string bos =
       "auto";  // auto: where the tokenizer adds it; always; never. Token files: never unless always
   std::string chat_template = "default";
-  std::optional<std::string> now;  // for templates that ask for the date
-  bool parse_special = false;      // messages may hold the text of special tokens
+  std::optional<std::string> now{};  // for templates that ask for the date
+  bool parse_special = false;        // messages may hold the text of special tokens
 };
 
 struct CalibrationData {
