@@ -4,6 +4,7 @@
 
 #include "cli/commands.h"
 #include "cli/export_dialect.h"
+#include "cli/export_gguf.h"
 #include "cli/model_argument.h"
 #include "cli/output_model.h"
 #include "engine/core/file.h"
@@ -13,6 +14,7 @@
 #include "engine/core/text.h"
 #include "engine/tensor/tensor_scan.h"
 #include "formats/create_model.h"
+#include "formats/gguf/export.h"
 
 namespace pare::cli {
 namespace {
@@ -23,6 +25,7 @@ struct Options {
   OutputOptions output;
   std::string max_shard;
   bool clamp = false;
+  GgufExportOptions gguf;
 };
 
 Error option_error(const std::string& option, const std::string& what, const std::string& got,
@@ -39,21 +42,15 @@ Error option_error(const std::string& option, const std::string& what, const std
 
 // --format must agree with what OUT will be.
 Status check_format(const Options& options) {
-  if (options.format == "gguf") {
-    return Error{.exit = Exit::unsupported,
-                 .rule = "RF00",
-                 .path = "--format",
-                 .where = {},
-                 .what = "GGUF is not written in this version",
-                 .got = {},
-                 .limit = "pare, safetensors",
-                 .limit_label = "expected"};
-  }
+  if (!options.gguf.type.empty() || options.gguf.requantize || options.gguf.plain)
+    return option_error("--type, --requantize, --plain", "apply to GGUF only", options.output.path,
+                        "NAME.gguf");
   PARE_TRY(const OutputKind kind, output_kind(options.output.path));
   const bool is_pare = kind == OutputKind::pare;
   if (find_dialect(options.format) != nullptr) {
     if (kind != OutputKind::safetensors)
-      return option_error("-o", "this format is a directory", options.output.path, "a name without .pare or .gguf");
+      return option_error("-o", "this format is a directory", options.output.path,
+                          "a name without .pare or .gguf");
     if (!options.output.dense_dtype.empty() || options.clamp)
       return option_error("--dtype, --clamp", "do not apply to this format", options.format, "safetensors");
   }
@@ -146,8 +143,25 @@ Result<OutputOptions> output_options(const Options& options) {
   return output;
 }
 
+bool is_gguf(const Options& options) {
+  return options.format == "gguf" || (options.format.empty() && options.output.path.ends_with(".gguf"));
+}
+
+Result<Exit> run_gguf(const Options& options, const CommonOptions& common) {
+  if (!options.output.path.ends_with(".gguf"))
+    return option_error("-o", "the name of a GGUF file ends in .gguf", options.output.path, "NAME.gguf");
+  if (options.gguf.type.empty())
+    return option_error("--type", "GGUF needs a type", "", "for example Q4_K_M, Q8_0 or F16");
+  if (!options.output.dense_dtype.empty() || options.clamp || !options.max_shard.empty())
+    return option_error("--dtype, --clamp, --max-shard", "do not apply to GGUF", "gguf", "--type");
+  GgufExportOptions gguf = options.gguf;
+  gguf.model = options.model;
+  return export_gguf(gguf, options.output, common);
+}
+
 Result<Exit> run_export(const Options& options, const CommonOptions& common) {
   PARE_CHECK(start_engine(common));
+  if (is_gguf(options)) return run_gguf(options, common);
   PARE_TRY(const Device device, chosen_device(common));
   static_cast<void>(device);  // copying and rounding give the same bytes on every one there is
   PARE_CHECK(check_format(options));
@@ -225,10 +239,11 @@ Result<Exit> run_export(const Options& options, const CommonOptions& common) {
 
 void add_export(CLI::App& app, Commands& commands) {
   auto options = std::make_shared<Options>();
-  CLI::App* verb =
-      app.add_subcommand("export", "write a model as .pare, as dense safetensors, or as vLLM and transformers load it quantized");
+  CLI::App* verb = app.add_subcommand(
+      "export",
+      "write a model as .pare, as dense safetensors, or as vLLM and transformers load it quantized");
   verb->add_option("MODEL", options->model, "what to write")->required();
-  verb->add_option("-o,--output", options->output.path, "NAME.pare, or a directory of safetensors")
+  verb->add_option("-o,--output", options->output.path, "NAME.pare, NAME.gguf, or a directory of safetensors")
       ->required()
       ->type_name("OUT");
   verb->add_option("--format", options->format,
@@ -236,6 +251,13 @@ void add_export(CLI::App& app, Commands& commands) {
                    "(default: by the name of OUT)")
       ->check(CLI::IsMember({"pare", "safetensors", "gguf", "compressed-tensors", "gptq", "awq"}))
       ->type_name("FORMAT");
+  verb->add_option("--type", options->gguf.type, "GGUF only: type of the matrices, for example Q4_K_M")
+      ->check(CLI::IsMember(gguf_export_types()))
+      ->type_name("TYPE");
+  verb->add_flag("--requantize", options->gguf.requantize,
+                 "GGUF only: round weights again that are quantized already");
+  verb->add_flag("--plain", options->gguf.plain,
+                 "GGUF only: round Q4_0 to Q5_1 as other programs do, without the search for scales");
   verb->add_option("--dtype", options->output.dense_dtype,
                    "type of floating tensors in safetensors: f32, bf16 or f16 (default: as stored; "
                    "dequantized ones f32)")
@@ -248,8 +270,10 @@ void add_export(CLI::App& app, Commands& commands) {
   verb->add_flag("--force", options->output.force, "replace an existing output");
   add_common(verb, commands, true);
   verb->footer(
-      "The output is re-opened and compared before it appears under its name. compressed-tensors, gptq and awq take a "
-      "model that is already quantized and refuse (exit 4) what the format cannot hold; docs/interop.md says what.");
+      "The output is re-opened and compared before it appears under its name. compressed-tensors, gptq and "
+      "awq take a "
+      "model that is already quantized and refuse (exit 4) what the format cannot hold; docs/interop.md says "
+      "what.");
   commands.on(verb, [options, &commands] { return run_export(*options, commands.common()); });
 }
 

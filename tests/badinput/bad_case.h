@@ -30,6 +30,7 @@ std::vector<BadCase> index_cases();        // IX
 std::vector<BadCase> config_cases();       // CF01 to CF03, CF15, TK18
 std::vector<BadCase> container_cases();    // PK
 std::vector<BadCase> refused_cases();      // RF
+std::vector<BadCase> gguf_cases();         // GG
 
 // --- files
 // --------------------------------------------------------------------------------------------------------------

@@ -80,6 +80,7 @@ INSTANTIATE_TEST_SUITE_P(Safetensors, BadInput, testing::ValuesIn(safetensors_ca
 INSTANTIATE_TEST_SUITE_P(Index, BadInput, testing::ValuesIn(index_cases()), case_name);
 INSTANTIATE_TEST_SUITE_P(Config, BadInput, testing::ValuesIn(config_cases()), case_name);
 INSTANTIATE_TEST_SUITE_P(Container, BadInput, testing::ValuesIn(container_cases()), case_name);
+INSTANTIATE_TEST_SUITE_P(Gguf, BadInput, testing::ValuesIn(gguf_cases()), case_name);
 INSTANTIATE_TEST_SUITE_P(Refused, BadInput, testing::ValuesIn(refused_cases()), case_name);
 
 }  // namespace

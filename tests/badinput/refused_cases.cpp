@@ -1,4 +1,4 @@
-// Rows RF01 to RF07 and GGUF: recognised by content, whatever the name.
+// Rows RF01 to RF07: recognised by content, whatever the name.
 #include "tests/badinput/bad_case.h"
 #include "tests/formats/tiny_model.h"
 
@@ -50,9 +50,6 @@ std::vector<BadCase> refused_cases() {
       Exit::malformed, {"git-lfs pointer; run git lfs pull"});
   add(cases, "RF07", "HTML", "<!DOCTYPE html><html><body>404</body></html>", Exit::malformed,
       {"HTML; download failed?"});
-  add(cases, "GGUF", "GGUF", std::string("GGUF\x03\0\0\0", 8) + std::string(32, '\0'), Exit::unsupported,
-      {"GGUF is not supported yet"});
-  cases[cases.size() - 1].rule = cases[cases.size() - 2].rule = "";
   cases.push_back({"RF02", "only a .bin in the folder",
                    [=](const std::string& folder) {
                      return model_folder(

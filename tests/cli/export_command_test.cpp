@@ -71,8 +71,8 @@ TEST(ExportCommand, OptionsThatContradict) {
   EXPECT_EQ(pare({"export", sample(), "-o", folder + "/a.pare", "--format", "safetensors"}).exit_code, 2);
   EXPECT_EQ(pare({"export", sample(), "-o", folder + "/a", "--format", "pare"}).exit_code, 2);
   EXPECT_EQ(pare({"export", sample(), "-o", folder + "/a.pare", "--dtype", "f16"}).exit_code, 2);
-  EXPECT_EQ(pare({"export", sample(), "-o", folder + "/a.gguf"}).exit_code, 4);
-  EXPECT_EQ(pare({"export", sample(), "-o", folder + "/a", "--format", "gguf"}).exit_code, 4);
+  EXPECT_EQ(pare({"export", sample(), "-o", folder + "/a.gguf"}).exit_code, 2);  // no --type
+  EXPECT_EQ(pare({"export", sample(), "-o", folder + "/a", "--format", "gguf"}).exit_code, 2);
   EXPECT_TRUE(std::filesystem::is_empty(folder));
 }
 

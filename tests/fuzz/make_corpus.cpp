@@ -34,9 +34,10 @@ void write_rows(const std::vector<BadCase>& rows, const std::string& file, const
 int main(int argc, char** argv) {
   if (argc != 2) return 2;
   const std::string root = argv[1];
-  for (const char* target : {"safetensors_fuzz", "pare_fuzz"})
+  for (const char* target : {"safetensors_fuzz", "pare_fuzz", "gguf_fuzz"})
     std::filesystem::create_directories(root + "/" + target);
   write_rows(pare::test::safetensors_cases(), "model.safetensors", root + "/safetensors_fuzz");
+  write_rows(pare::test::gguf_cases(), "m.gguf", root + "/gguf_fuzz");
   const auto tiny = pare::test::ContainerFile::tiny();
   pare::test::write_file(root + "/pare_fuzz/tiny", tiny.assembled());
   for (const BadCase& row : pare::test::container_cases()) {
