@@ -74,9 +74,8 @@ void add_report(CLI::App& app, Commands& commands) {
   verb->add_flag("--force", options->force, "replace an existing file");
   add_common(verb, commands, false);
   verb->footer(
-      "Reads the manifest inside OUT and OUT.report.json beside it, which `pare quantize` with data and "
-      "`pare "
-      "evaluate --report` write.\nThe page is one file that needs no network.");
+      "Reads the manifest inside OUT and OUT.report.json beside it, which `pare quantize` with data "
+      "writes.\nThe page is one file that needs no network.");
   commands.on(verb, [options, &commands] { return run_report(*options, commands.common()); });
 }
 

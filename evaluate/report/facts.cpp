@@ -137,15 +137,16 @@ void find_warnings(const ReportInput& input, Facts& facts) {
 }
 
 void find_missing(const ReportInput& input, Facts& facts) {
-  const std::string file = shown(input.name) + ".report.json";
+  const std::string name = shown(input.name);
+  const std::string remedy =
+      fmt::format("`pare evaluate {} --reference ORIGINAL --data TEXT` prints the damage.", name);
   if (!input.run) {
-    facts.missing.push_back("No " + file +
-                            " lies beside the output, so times, memory and measured damage are missing. "
-                            "`pare quantize` with calibration data writes it, and so does `pare evaluate " +
-                            shown(input.name) + " --reference ORIGINAL --data TEXT --report`.");
+    facts.missing.push_back(fmt::format(
+        "No {}.report.json lies beside the output, so times, memory and measured damage are missing. `pare "
+        "quantize` with calibration data writes it; {}",
+        name, remedy));
   } else if (!input.run->damage) {
-    facts.missing.push_back("The damage was not measured: `pare evaluate " + shown(input.name) +
-                            " --reference ORIGINAL --data TEXT --report` adds it.");
+    facts.missing.push_back("The damage was not measured in this run. " + remedy);
   }
   if (!facts.by_output && !facts.matrices.empty())
     facts.missing.push_back(

@@ -101,6 +101,8 @@ svg text{fill:var(--soft);font:11px system-ui,sans-serif;font-variant-numeric:ta
 color:var(--soft);max-width:none}
 .key svg{display:inline-block;width:2rem;height:.75rem;vertical-align:middle;margin-right:.4rem}
 .scroll{overflow-x:auto;margin:.75rem 0;border:1px solid var(--line);border-radius:.5rem;background:var(--card)}
+.narrow .scroll{max-width:46rem}
+.narrow thead th{white-space:normal}
 .scroll:focus-visible{outline:2px solid var(--accent);outline-offset:2px}
 table{border-collapse:collapse;width:100%;font-size:.875rem;line-height:1.4}
 caption{text-align:left;padding:.5rem .75rem;font-size:.8125rem}

@@ -63,14 +63,13 @@ std::string head(const Facts& facts) {
 
 std::string damage_section(const Facts& facts) {
   if (facts.damage.empty()) return {};
-  const Column columns[] = {{"Against the original, on the same tokens", false},
-                            {"Value ± standard error", true}};
+  const Column columns[] = {{"Measure", false}, {"Value ± standard error", true}};
   std::vector<std::vector<std::string>> rows;
   for (const Fact& fact : facts.damage) rows.push_back({fact.name, fact.value});
   return "<h2>Damage</h2>\n<p>Both models read the same tokens. Paired errors compare the two token by token "
          "and are "
-         "the ones to judge a difference by.</p>\n" +
-         html_table("Damage against the original", columns, rows) + fact_list(facts.data);
+         "the ones to judge a difference by.</p>\n<div class=\"narrow\">\n" +
+         html_table("Damage against the original", columns, rows) + "</div>" + fact_list(facts.data);
 }
 
 std::string error_section(const ReportInput& input, const Facts& facts) {

@@ -11,7 +11,7 @@
 namespace pare::report {
 namespace {
 
-constexpr double kWidth = 360, kHeight = 200, kLeft = 46, kRight = 10, kTop = 8, kBottom = 34;
+constexpr double kWidth = 360, kHeight = 200, kLeft = 56, kRight = 10, kTop = 8, kBottom = 34;
 
 // Maps values to the frame and writes what stands around it.
 class Frame {
@@ -44,7 +44,7 @@ class Frame {
                         escape(label));
   }
   void linear_y_ticks() {
-    const double step = nice_step(y_span_, 4);
+    const double step = nice_step(y_span_, 5);
     for (int i = 0; y_low_ + step * i <= y_low_ + y_span_ * 1.0001; ++i)
       y_tick(y_low_ + step * i, number(y_low_ + step * i));
   }
@@ -156,7 +156,7 @@ std::string curve_plot(const PlotText& text, std::vector<CurveMark> points) {
   double top = 1e-12;
   for (const CurveMark& point : points) top = std::max(top, point.y);
   const double low = points.empty() ? 0.0 : std::floor(points.front().x);
-  const double high = points.empty() ? 1.0 : std::ceil(points.back().x + 1e-9);
+  const double high = points.empty() ? 1.0 : std::ceil(std::max(points.back().x, low + 1.0));
   Frame frame(text, low, high, 0.0, top * 1.05);
   frame.linear_y_ticks();
   const double step = nice_step(std::max(high - low, 1e-9), 6);

@@ -245,7 +245,7 @@ TEST_F(ReportTest, WithoutTheFileBesideItSaysWhatIsMissing) {
   EXPECT_THAT(page, HasSubstr("No out.pare.report.json lies beside the output"));
   EXPECT_THAT(page, HasSubstr("No output errors were recorded"));
   EXPECT_THAT(page, HasSubstr("relative weight error"));
-  EXPECT_THAT(report_text(input_), HasSubstr("--report"));
+  EXPECT_THAT(report_text(input_), HasSubstr("pare evaluate out.pare --reference"));
   EXPECT_TRUE(report_json(input_).find("report")->is_null());
 }
 
