@@ -2,6 +2,8 @@
 
 #include <fmt/core.h>
 
+#include <algorithm>
+
 #include "engine/core/file.h"
 #include "engine/core/hash.h"
 #include "engine/core/limits.h"
@@ -114,12 +116,20 @@ Result<VerifyReport> verify_directory(const std::string& path) {
   report.format = "safetensors";
   OpenOptions options;
   options.verify_checksums = false;
+  options.weights_only = true;  // what cannot be executed can still be checked
   auto source = open_model(path, options);
   if (!source) return with_fault(std::move(report), std::move(source).error());
+  report.format = (*source)->format_name();
   report.tensors = static_cast<int64_t>((*source)->tensors().size());
   auto checkpoint = open_checkpoint(path, {});
   if (!checkpoint) return with_fault(std::move(report), std::move(checkpoint).error());
   for (const CheckpointFile& file : checkpoint->files) report.bytes += file.file->size_bytes();
+  for (const StoredTensor& tensor : (*source)->tensors()) {
+    if (!tensor.scheme) continue;
+    if (auto loaded = (*source)->load(tensor.name); !loaded)
+      report.faults.push_back(std::move(loaded).error());
+    (*source)->release(tensor.name);
+  }
   if ((*source)->manifest() == nullptr) return report;
 
   const std::string manifest_path = path + "/" + kManifestFileName;
@@ -131,7 +141,8 @@ Result<VerifyReport> verify_directory(const std::string& path) {
       add_fault(report, check_sum(*file.file, entry, manifest.tensor_sum(entry.name)));
   }
   for (const TensorRecord& record : manifest.manifest().tensors) {
-    if ((*source)->find(record.name) == nullptr) {
+    const auto holds = [&](const CheckpointFile& file) { return file.file->find(record.name) != nullptr; };
+    if (std::none_of(checkpoint->files.begin(), checkpoint->files.end(), holds)) {
       report.faults.push_back(
           malformed("IX21", path, quote(record.name), "tensor of pare_manifest.json is not there"));
     }

@@ -66,6 +66,44 @@ TEST(ExportCommand, ExportsAreDeterministic) {
   EXPECT_EQ(bytes_of(folder + "/a.pare"), bytes_of(folder + "/b.pare"));
 }
 
+// A quantized model goes out in another tool's form and comes back with the values it had.
+TEST(ExportCommand, OtherToolsFoldersKeepTheValues) {
+  const std::string folder = temporary_folder();
+  ASSERT_EQ(
+      pare({"quantize", sample(), "--scheme", "int4-g64-sym-sbf16", "-o", folder + "/q.pare"}).exit_code, 0);
+  ASSERT_EQ(pare({"export", folder + "/q.pare", "-o", folder + "/dense"}).exit_code, 0);
+  const auto expected = tensors_of(folder + "/dense/model.safetensors");
+  // Scales of bf16 are not all exact in f16, so the formats that want f16 get a model of their own.
+  ASSERT_EQ(pare({"quantize", sample(), "--scheme", "int4-g64-sym", "-o", folder + "/h.pare"}).exit_code, 0);
+  ASSERT_EQ(pare({"export", folder + "/h.pare", "-o", folder + "/dense-h"}).exit_code, 0);
+  const auto expected_half = tensors_of(folder + "/dense-h/model.safetensors");
+  for (const std::string format : {"compressed-tensors", "gptq", "awq"}) {
+    const bool is_half = format != "compressed-tensors";
+    const std::string source = folder + (is_half ? "/h.pare" : "/q.pare"), out = folder + "/" + format;
+    const CommandResult result = pare({"export", source, "--format", format, "-o", out, "--json"});
+    ASSERT_EQ(result.exit_code, 0) << result.error;
+    const Json json = parse_json(result.out, "stdout", {.max_bytes = 1u << 26}).value();
+    EXPECT_EQ(json.find("format")->as_string(), format);
+    EXPECT_EQ(json.find("max_logit_difference")->as_double(), 0.0);
+    EXPECT_EQ(pare({"verify", out}).exit_code, 0);
+    ASSERT_EQ(pare({"export", out, "-o", out + "-back"}).exit_code, 0);
+    EXPECT_EQ(tensors_of(out + "-back/model.safetensors"), is_half ? expected_half : expected) << format;
+    EXPECT_EQ(bytes_of(out + "/tokenizer.json"), bytes_of(sample() + "/tokenizer.json"));
+    ASSERT_EQ(pare({"export", out, "-o", out + ".pare"}).exit_code, 0);
+  }
+}
+
+TEST(ExportCommand, OtherToolsFormatsRefuse) {
+  const std::string folder = temporary_folder();
+  const CommandResult dense = pare({"export", sample(), "--format", "gptq", "-o", folder + "/a"});
+  EXPECT_EQ(dense.exit_code, 4);
+  EXPECT_THAT(dense.error, testing::HasSubstr("nothing is quantized"));
+  EXPECT_EQ(pare({"export", sample(), "--format", "awq", "-o", folder + "/a.pare"}).exit_code, 2);
+  EXPECT_EQ(pare({"export", sample(), "--format", "awq", "-o", folder + "/a", "--dtype", "f16"}).exit_code,
+            2);
+  EXPECT_TRUE(std::filesystem::is_empty(folder));
+}
+
 TEST(ExportCommand, OptionsThatContradict) {
   const std::string folder = temporary_folder();
   EXPECT_EQ(pare({"export", sample(), "-o", folder + "/a.pare", "--format", "safetensors"}).exit_code, 2);

@@ -10,6 +10,7 @@
 #include "formats/dialects/dialect_sink.h"
 #include "formats/open_model.h"
 #include "formats/safetensors.h"
+#include "formats/verify.h"
 #include "tests/formats/dialects/foreign_model.h"
 #include "tests/formats/tiny_model.h"
 #include "tests/support/shared_data.h"
@@ -66,6 +67,10 @@ void expect_round_trip(const std::string& dialect, const WeightSource& source, c
   const auto written = open_model(*path);
   ASSERT_TRUE(written) << what << ": " << format_error(written.error());
   EXPECT_EQ((*written)->format_name(), dialect);
+  const auto report = verify_model(*path);
+  ASSERT_TRUE(report) << what;
+  EXPECT_TRUE(report->faults.empty()) << what << ": " << format_error(report->faults.front());
+  EXPECT_TRUE(report->has_checksums) << what;
   EXPECT_NE((*written)->asset("generation_config.json"), nullptr);
   for (const StoredTensor& tensor : source.tensors()) {
     const WeightData a = *source.load(tensor.name), b = *(*written)->load(tensor.name);

@@ -1,4 +1,5 @@
 """GPTQ and AWQ folders of pare against an unpacking written from the definition of the formats. See README.md."""
+import importlib.util
 import pathlib
 import sys
 import tempfile
@@ -43,8 +44,20 @@ def awq_values(stored, module, _settings):
     return (scales.repeat(repeat, 0) * (codes - points.repeat(repeat, 0)).astype(np.float32)).T
 
 
+def autoawq_unpacking():
+    """The package's file of order tables alone; the package itself wants a GPU and old versions."""
+    found = importlib.util.find_spec("awq")
+    if found is None:
+        raise ImportError("no package awq")
+    path = pathlib.Path(found.submodule_search_locations[0]) / "utils" / "packing_utils.py"
+    spec = importlib.util.spec_from_file_location("packing_utils", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def autoawq_values(stored, module, settings):
-    from awq.utils.packing_utils import dequantize_gemm
+    dequantize_gemm = autoawq_unpacking().dequantize_gemm
     size = settings["group_size"]
     qweight = stored[module + ".qweight"]
     values = dequantize_gemm(qweight, stored[module + ".qzeros"], stored[module + ".scales"].float(), 4,
