@@ -200,7 +200,9 @@ Result<Tensor> BlockPipeline::input_again(int index, Stream& stream, Site site, 
 namespace {
 
 // Adds where a value that is not finite was met: block, site and sample.
-Error locate(Error error, int index, Site site, int64_t first_sample, int64_t context) {
+Error locate(Error error, const std::string& path, int index, Site site, int64_t first_sample,
+             int64_t context) {
+  error.path = path;
   // observe() names [row,channel] of the chunk.
   int64_t row = 0;
   const size_t open = error.where.find('[');
@@ -233,7 +235,8 @@ Status BlockPipeline::collect(int index, Site site, StatisticSet wanted, bool cr
     Tensor x, original;
     PARE_CHECK(visit(index, *stream_, site, chunk, x));
     const Status seen = observe(statistics, wanted, x, windows_.context);
-    if (!seen) return locate(seen.error(), index, site, chunk * samples_per_chunk_, windows_.context);
+    if (!seen)
+      return locate(seen.error(), source_->path(), index, site, chunk * samples_per_chunk_, windows_.context);
     if (original_ != nullptr) PARE_CHECK(visit(index, *original_, site, chunk, original));
     if (has_moment) add_moment(x, statistics.second_moment, workspace_);
     if (cross) {
@@ -300,7 +303,10 @@ Status BlockPipeline::survey(int index, const std::function<StatisticSet(Site)>&
           if (wanted(site).has(Statistic::histogram)) PARE_CHECK(observe_histogram(statistics[site], x));
         } else {
           const Status seen = observe(statistics[site], wanted(site), x, windows_.context);
-          if (!seen) return locate(seen.error(), index, site, chunk * samples_per_chunk_, windows_.context);
+          if (!seen) {
+            return locate(seen.error(), source_->path(), index, site, chunk * samples_per_chunk_,
+                          windows_.context);
+          }
           if (wanted(site).has(Statistic::second_moment))
             add_moment(x, statistics[site].second_moment, workspace_);
         }

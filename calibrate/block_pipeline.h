@@ -31,8 +31,8 @@ struct PipelineOptions {
   bool original_stream = false;    // also run the uncompressed model, for cross moments
   // Called after each chunk of each pass with its tokens; an error ends the walk (a stop that cannot wait).
   std::function<Status(int64_t tokens)> advance = [](int64_t) { return Status(); };
-  // End of the histogram of a site, from the largest magnitude that was seen here; processes that see parts of
-  // the data agree on one.
+  // End of the histogram of a site, from the largest magnitude that was seen here; processes that see parts
+  // of the data agree on one.
   std::function<Result<double>(int block, Site site, double largest)> histogram_limit =
       [](int, Site, double largest) -> Result<double> { return largest; };
 };
@@ -42,8 +42,8 @@ uint64_t pipeline_floor_bytes(const Model& model, int64_t context, bool original
 
 class BlockPipeline {
  public:
-  // `source` is what the step edits. Exit 3 for ids outside the vocabulary, 6 when the ceiling is below the
-  // floor.
+  // `source` is what the step edits. A ceiling below what is used plus pipeline_floor_bytes() puts all
+  // activations on disk; callers refuse ceilings that nothing fits. Exit 3, 4, 5, 6.
   static Result<std::unique_ptr<BlockPipeline>> create(std::shared_ptr<EditedSource> source,
                                                        std::shared_ptr<const WeightSource> original,
                                                        CalibrationWindows windows, PipelineOptions options);

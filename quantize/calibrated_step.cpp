@@ -64,6 +64,38 @@ QuantizeOptions options_for(const CalibratedOptions& options, const QuantScheme&
   return result;
 }
 
+// Every method reports output errors, so that a moment which is no moment concerns every method.
+Status usable_moment(const BlockEdit& block, Site site, const SiteStatistics& statistics) {
+  if (!statistics.second_moment.defined()) return {};
+  Status checked =
+      check_moment(statistics.second_moment, fmt::format("block {} {}", block.index(), site_name(site)));
+  if (checked) return {};
+  Error error = checked.error();
+  error.path = block.source().path();
+  return error;
+}
+
+Error not_definite(const BlockEdit& block, const std::string& where, const HessianFactor& factor,
+                   const char* remedy) {
+  return Error{.exit = Exit::numeric,
+               .rule = "NU08",
+               .path = block.source().path(),
+               .where = where,
+               .what = fmt::format("second moment is not positive definite with any damping; {}", remedy),
+               .got = fmt::format("{:g}", factor.damping()),
+               .limit = fmt::format("{} attempts", factor.attempts.size())};
+}
+
+Error without_data(const BlockEdit& block, const std::string& where, int64_t tokens) {
+  return Error{.exit = Exit::numeric,
+               .rule = "NU10",
+               .path = block.source().path(),
+               .where = where,
+               .what = "the inputs were zero for all tokens; --allow-fallback rounds to nearest instead",
+               .got = fmt::format("{} tokens", tokens),
+               .limit = {}};
+}
+
 }  // namespace
 
 CalibratedStep::CalibratedStep(const ModelDescription& model, std::vector<std::optional<QuantScheme>> schemes,
@@ -116,6 +148,7 @@ Status CalibratedStep::edit(BlockEdit& block, const std::map<Site, SiteStatistic
       scale_notes_[site]["skipped"] = reason;
       continue;
     }
+    PARE_CHECK(usable_moment(block, site, statistics));
     PARE_CHECK(scale_site(block, site, statistics));
   }
   return {};
@@ -219,7 +252,7 @@ Status CalibratedStep::adapt(Site site, SiteStatistics& statistics) const {
 
 Result<std::optional<ActivationQuant>> CalibratedStep::activation_quant(const StageInput& input) {
   if (!options_.activations) return std::optional<ActivationQuant>();
-  ActivationQuant quant{.mode = *options_.activations};
+  ActivationQuant quant{.mode = *options_.activations, .symmetric = options_.activation_range.is_symmetric};
   if (quant.mode == ActivationQuant::Mode::dynamic_token) return std::optional(quant);
   PARE_TRY(const ActivationRange range, activation_range(input.statistics, options_.activation_range));
   const RangeOptions& options = options_.activation_range;
@@ -234,26 +267,22 @@ Result<std::optional<ActivationQuant>> CalibratedStep::activation_quant(const St
 Status CalibratedStep::compress(BlockEdit& block, const StageInput& input) {
   if (!has_work(block.index(), input.site)) return {};
   const std::string where = fmt::format("block {} {}", block.index(), site_name(input.site));
+  PARE_CHECK(usable_moment(block, input.site, input.statistics));
   std::optional<HessianFactor> factor, match_factor;
   if (options_.method.rounding == MethodPlan::Rounding::gptq) {
     PARE_TRY(factor, factor_hessian(input.statistics.second_moment, options_.hessian, where));
-    if (factor->failed && !options_.allow_fallback) {
-      return Error{.exit = Exit::numeric,
-                   .rule = "NU08",
-                   .path = block.source().path(),
-                   .where = where,
-                   .what =
-                       "second moment is not positive definite with any damping; --allow-fallback rounds "
-                       "to nearest instead",
-                   .got = fmt::format("{:g}", factor->damping()),
-                   .limit = fmt::format("{} attempts", factor->attempts.size())};
-    }
+    if (factor->failed && !options_.allow_fallback)
+      return not_definite(block, where, *factor, "--allow-fallback rounds to nearest instead");
+    if (factor->all_dead && !options_.allow_fallback)
+      return without_data(block, where, input.statistics.tokens);
   }
   if (options_.match_original && input.cross_moment.defined()) {
     HessianOptions options = options_.hessian;
     options.damping = options_.match_damping;
     options.act_order = false;
     PARE_TRY(match_factor, factor_hessian(input.statistics.second_moment, options, where));
+    if (match_factor->failed && !options_.allow_fallback)
+      return not_definite(block, where, *match_factor, "--allow-fallback leaves out the correction");
   }
   PARE_TRY(const auto activation, activation_quant(input));
   const std::vector<float> importance = mean_squares(input.statistics);
@@ -262,6 +291,8 @@ Status CalibratedStep::compress(BlockEdit& block, const StageInput& input) {
     PARE_CHECK(quantize_linear(block, *spec, input, factor ? &*factor : nullptr,
                                match_factor && !match_factor->failed ? &*match_factor : nullptr, importance,
                                activation));
+    if (match_factor && match_factor->failed)
+      records_.back().fallback = "second moment not positive definite: not corrected for earlier blocks";
   }
   return {};
 }
@@ -302,7 +333,11 @@ Status CalibratedStep::quantize_linear(BlockEdit& block, const TensorSpec& spec,
     record.extra["damping_retries"] = Json(int64_t(factor->retries()));
     record.extra["dead_columns"] = Json(int64_t(factor->dead.size()));
     if (factor->is_heavily_damped()) record.extra["heavily_damped"] = true;
-    if (factor->all_dead) record.extra["no_data"] = true;
+    if (factor->all_dead) {
+      record.method_applied = "rtn";
+      record.fallback = "the inputs were zero for all tokens";
+      record.extra["no_data"] = true;
+    }
     if (rounded->kept_rtn) record.extra["kept_rtn"] = true;
   } else {
     const char* name = options_.method.rounding == MethodPlan::Rounding::hqq      ? "hqq"

@@ -1,5 +1,7 @@
 #include "quantize/fold.h"
 
+#include <fmt/core.h>
+
 #include <vector>
 
 #include "engine/core/parallel.h"
@@ -57,6 +59,22 @@ std::vector<float> kv_scale(const BlockConfig& shape, std::span<const float> sca
   return result;
 }
 
+// Scales come from data: huge activations ask for scales that no weight can be multiplied by.
+Status check_scale(const BlockEdit& block, Site site, std::span<const float> scale) {
+  constexpr float kLargest = 1e30f;
+  for (size_t j = 0; j < scale.size(); ++j) {
+    if (scale[j] > 0.0f && scale[j] < kLargest) continue;
+    return Error{.exit = Exit::numeric,
+                 .rule = "NU17",
+                 .path = block.source().path(),
+                 .where = fmt::format("block {} {} channel {}", block.index(), site_name(site), j),
+                 .what = "scale of a channel is out of range",
+                 .got = fmt::format("{:g}", scale[j]),
+                 .limit = fmt::format("{:g}", kLargest)};
+  }
+  return {};
+}
+
 Status divide_producer(BlockEdit& block, Site site, std::span<const float> scale) {
   switch (site) {
     case Site::attention_in:
@@ -104,7 +122,7 @@ void share_kv(const BlockConfig& shape, std::span<float> values) {
 
 Status fold_scale(BlockEdit& block, Site site, std::span<const float> scale) {
   PARE_ASSERT(can_fold(block, site), "[fold] {}", site_name(site));
-  for (const float value : scale) PARE_ASSERT(value > 0.0f && value < 1e30f, "[fold] scale {}", value);
+  PARE_CHECK(check_scale(block, site, scale));
   PARE_CHECK(divide_producer(block, site, scale));
   for (const TensorSpec* linear : block.linears(site)) {
     PARE_TRY(Tensor weight, block.values(*linear));

@@ -16,8 +16,9 @@ namespace pare {
 bool can_fold(const BlockEdit& block, Site site, std::string* reason = nullptr);
 
 // Multiplies the input channels of the site's linears by `scale` [channels] and divides their producer by it.
-// Every scale is finite and positive. Norms become f32; linears become f32 until they are rounded. At
-// attention_out the scale must be equal for channels that share a KV channel (share_kv_scale).
+// Exit 7 (NU17) for a scale that is not positive and below 1e30. Norms become f32; linears become f32 until
+// they are rounded. At attention_out the scale must be equal for channels that share a KV channel
+// (share_kv_scale).
 Status fold_scale(BlockEdit& block, Site site, std::span<const float> scale);
 
 // Averages `values` [heads * head_dim] over the query heads that share a KV head.

@@ -28,10 +28,21 @@ ScaleRange scale_range(DType dtype) {
   }
 }
 
+// The largest scale with which no code of a symmetric scheme stands for an infinity: weights near the largest
+// float would ask for more, since scales are rounded and the full range reaches beyond the largest weight.
+double finite_cap(const QuantScheme& scheme) {
+  if (scheme.kind != QuantScheme::Kind::integer || !scheme.is_symmetric()) return INFINITY;
+  const bool is_narrow = scheme.range == QuantScheme::Range::narrow;
+  const int top = scheme.symmetric_zero_point() - (is_narrow ? 1 : 0);
+  const double slack = scheme.scale_dtype == DType::f32 ? 0x1p-23 : 0x1p-7;  // more than one rounding
+  return double(std::numeric_limits<float>::max()) / top * (1.0 - slack);
+}
+
 // Rounds a positive scale to the storage type, or to the nearest end of its range with the fault named.
 FittedGrid with_scale(const QuantScheme& scheme, double scale) {
   FittedGrid fitted;
   const ScaleRange range = scale_range(scheme.scale_dtype);
+  scale = std::min(scale, finite_cap(scheme));
   if (scale < range.smallest_normal) {
     fitted.fault = scale < range.smallest ? ScaleFault::too_small : ScaleFault::raised;
     fitted.grid.scale = range.smallest_normal;

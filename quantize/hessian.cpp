@@ -26,6 +26,19 @@ std::string at(int64_t row, int64_t column) {
   return fmt::format("[{},{}]", row, column);
 }
 
+// Columns by falling diagonal, the smaller index first among equals.
+std::vector<int32_t> falling_order(const Tensor& moment) {
+  const int64_t n = moment.size(0);
+  const float* h = moment.data<float>();
+  std::vector<int32_t> order(static_cast<size_t>(n));
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int32_t a, int32_t b) { return h[a * n + a] > h[b * n + b]; });
+  return order;
+}
+
+}  // namespace
+
 Status check_moment(const Tensor& moment, std::string_view name) {
   const int64_t n = moment.size(0);
   const float* h = moment.data<float>();
@@ -53,19 +66,6 @@ Status check_moment(const Tensor& moment, std::string_view name) {
   }
   return {};
 }
-
-// Columns by falling diagonal, the smaller index first among equals.
-std::vector<int32_t> falling_order(const Tensor& moment) {
-  const int64_t n = moment.size(0);
-  const float* h = moment.data<float>();
-  std::vector<int32_t> order(static_cast<size_t>(n));
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(),
-                   [&](int32_t a, int32_t b) { return h[a * n + a] > h[b * n + b]; });
-  return order;
-}
-
-}  // namespace
 
 Result<HessianFactor> factor_hessian(const Tensor& moment, const HessianOptions& options,
                                      std::string_view name) {

@@ -36,8 +36,11 @@ struct HessianFactor {
   bool is_heavily_damped() const { return damping() >= 1.0; }
 };
 
-// moment: f32 [n, n], any positive multiple of X^T X. Exit 7 (NU09) with `name` when it holds a NaN or an
-// infinity, a negative diagonal, or is not symmetric within 1e-6 of its largest entry. Source: Frantar et
+// Exit 7 (NU09) with `name` when f32 [n, n] holds a NaN or an infinity, a negative diagonal, or is not
+// symmetric within 1e-6 of its largest entry.
+Status check_moment(const Tensor& moment, std::string_view name);
+
+// moment: f32 [n, n], any positive multiple of X^T X. Exit 7 (NU09) as check_moment(). Source: Frantar et
 // al., "GPTQ" (2023); the schedule of damping is docs/methods.md.
 Result<HessianFactor> factor_hessian(const Tensor& moment, const HessianOptions& options,
                                      std::string_view name);

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "quantize/divergence_probe.h"
+#include "quantize/input_check.h"
 #include "quantize/output_error.h"
 #include "quantize/quantizer.h"
 
@@ -127,6 +128,8 @@ Result<std::vector<UnitSensitivity>> measure_sensitivity(
     std::shared_ptr<const WeightSource> source, const CalibrationWindows& windows,
     const std::function<bool(const TensorSpec&)>& selected, const SensitivityOptions& options,
     const PipelineOptions& pipeline_options) {
+  PARE_TRY(const ModelDescription model, describe_model(*source));
+  PARE_CHECK(check_inputs(*source, model, {}));
   ErrorStep step(selected, options);
   {
     const auto edited = std::make_shared<EditedSource>(source);

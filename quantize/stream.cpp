@@ -5,6 +5,7 @@
 #include "engine/core/memory.h"
 #include "engine/core/text.h"
 #include "engine/tensor/tensor_scan.h"
+#include "quantize/input_check.h"
 
 namespace pare {
 namespace {
@@ -44,16 +45,6 @@ TensorRecord quantized(const TensorSpec& spec, const QuantizeOutput& output, con
   if (output.raised_scales > 0) record.extra["raised_scales"] = Json(output.raised_scales);
   if (output.clamped_scales > 0) record.extra["clamped_scales"] = Json(output.clamped_scales);
   return record;
-}
-
-Error already_quantized(const WeightSource& source, const StoredTensor& stored) {
-  return Error{.exit = Exit::unsupported,
-               .rule = "CF12",
-               .path = source.path(),
-               .where = quote(stored.name),
-               .what = "already quantized; export to dense weights first, or exclude it",
-               .got = stored.scheme->text(),
-               .limit = {}};
 }
 
 }  // namespace
