@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 
+#include "engine/core/log.h"
 #include "engine/core/memory.h"
 #include "engine/core/text.h"
 
@@ -29,7 +30,7 @@ std::optional<double> error_of(const TensorRecord& record) {
 struct Counts {
   std::map<std::string, int64_t> methods;  // as applied
   int64_t quantized = 0, raised_damping = 0, heavily_damped = 0, kept_rtn = 0;
-  int64_t dead_columns = 0, clamped = 0;
+  int64_t dead_columns = 0, clamped = 0, rank_deficient = 0;
 };
 
 Counts count(const Manifest& manifest) {
@@ -41,6 +42,7 @@ Counts count(const Manifest& manifest) {
     if (extra_count(record, "damping_retries") > 0 && record.fallback.empty()) ++counts.raised_damping;
     if (extra_flag(record, "heavily_damped")) ++counts.heavily_damped;
     if (extra_flag(record, "kept_rtn")) ++counts.kept_rtn;
+    if (extra_flag(record, "rank_deficient")) ++counts.rank_deficient;
     counts.dead_columns += extra_count(record, "dead_columns");
     counts.clamped += extra_count(record, "clamped_scales");
   }
@@ -60,6 +62,15 @@ std::string last_line(const Manifest& manifest) {
   line += std::to_string(manifest.fallbacks()) + " fallback; ";
   line += std::to_string(counts.dead_columns) + " dead columns; ";
   return line + std::to_string(counts.clamped) + " scales clamped";
+}
+
+// NU13
+void warn_rank_deficient(const Manifest& manifest) {
+  const int64_t number = count(manifest).rank_deficient;
+  if (number == 0) return;
+  log_warning(std::to_string(number) +
+              " matrices saw fewer calibration tokens than they have input columns; give more --samples or a "
+              "longer --context");
 }
 
 }  // namespace
@@ -87,6 +98,7 @@ Json quantize_json(const QuantizeArguments& arguments, const WeightSource& sourc
   if (outcome.spilled_bytes) json["spilled_bytes"] = Json(*outcome.spilled_bytes);
   if (outcome.resumed_at) json["resumed_at_block"] = *outcome.resumed_at;
   json["fallbacks"] = Json(manifest.fallbacks());
+  json["rank_deficient"] = Json(count(manifest).rank_deficient);
   json["clamped_scales"] = Json(count(manifest).clamped);
   json["manifest"] = manifest.to_json();
   return json;
@@ -118,6 +130,7 @@ void print_quantize_outcome(const QuantizeOutcome& outcome, const Manifest& mani
     print_line("  largest error " + formatted(*error_of(*worst), "%.4f") +
                (is_output ? " of the output" : " (relative)") + " in " + sanitize(worst->name));
   }
+  warn_rank_deficient(manifest);
   print_line(last_line(manifest));
 }
 
