@@ -8,6 +8,7 @@
 #include "engine/core/signals.h"
 #include "engine/core/text.h"
 #include "engine/tensor/tensor_scan.h"
+#include "quantize/input_check.h"
 #include "quantize/tensor_archive.h"
 
 namespace pare {
@@ -71,6 +72,21 @@ Status commit(JobFolder& folder, const Position& position) {
   return folder.commit(std::move(json), std::move(objects));
 }
 
+// A scaled weight that its file type cannot hold (NU03).
+Status require_fits(const Tensor& values, DType dtype, const std::string& name, const std::string& path) {
+  int64_t first = 0;
+  const int64_t count = count_overflow(values, dtype, &first);
+  if (count == 0) return {};
+  return Error{
+      .exit = Exit::numeric,
+      .rule = "NU03",
+      .path = path,
+      .where = quote(name) + index_text(values.shape(), first),
+      .what = "scaled weight too large for its type; quantize the tensor too, or leave out the scaling",
+      .got = std::to_string(count) + " values",
+      .limit = std::string(dtype_name(dtype))};
+}
+
 // Moves the block's changed tensors from the overlay into the job.
 Result<Json> archive_block(const QuantizeJob& job, int block, EditedSource& source, JobFolder& folder) {
   std::vector<ArchivedTensor> tensors;
@@ -81,6 +97,7 @@ Result<Json> archive_block(const QuantizeJob& job, int block, EditedSource& sour
     if (!data.is_quantized() && !is_vector) {
       // Scaled but not rounded (excluded by the user): back to the type it had.
       const DType stored = job.source->find(spec.name)->dtype;
+      PARE_CHECK(require_fits(data.dense(), stored, spec.name, job.source->path()));
       PARE_TRY(Tensor dense, converted(data.dense(), stored));
       data.form = std::move(dense);
     }
@@ -147,6 +164,8 @@ Result<WeightData> rounded_table(const QuantizeJob& job, const TensorSpec& spec,
   record.relative_error = output->relative_error;
   record.max_error = output->max_error;
   record.bits_per_weight = scheme.bits_per_weight(spec.out(), spec.in());
+  if (output->raised_scales > 0) record.extra["raised_scales"] = Json(output->raised_scales);
+  if (output->clamped_scales > 0) record.extra["clamped_scales"] = Json(output->clamped_scales);
   manifest.tensors.push_back(std::move(record));
   return WeightData{.form = std::make_shared<const QuantizedTensor>(std::move(output->tensor))};
 }
@@ -213,6 +232,7 @@ Result<QuantizeJobResult> compress_blocks(const QuantizeJob& job, JobFolder& fol
   result.first_block = position.next_block();
   const int blocks = int(job.model.config.block_count());
   if (result.first_block == blocks) return result;
+  if (result.first_block == 0) PARE_CHECK(check_inputs(*job.source, job.model, job.schemes));
   const auto edited = std::make_shared<EditedSource>(job.source);
   CalibratedStep step(job.model, job.schemes, job.options);
   if (job.saved_statistics) {

@@ -38,8 +38,8 @@ struct QuantizeJobResult {
 Result<Json> job_decision(const JobFolder& folder);
 Status commit_decision(JobFolder& folder, Json decision);
 
-// Compresses all blocks that the job has not done yet, with a commit after each. Exit 75 after a commit when
-// a stop signal came.
+// Compresses all blocks that the job has not done yet, with a commit after each. Weights are checked before
+// the first one (exit 7 NU01, NU02; 4 CF12). Exit 75 after a commit when a stop signal came.
 Result<QuantizeJobResult> compress_blocks(const QuantizeJob& job, JobFolder& folder);
 
 // Writes the whole model in its order: changed tensors from the job, embedding and head rounded to nearest
