@@ -33,6 +33,7 @@ struct CommonOptions {
   bool strict = false;
   bool ignore_activation_quant = false;
   std::string weights;  // file inside a model folder
+  std::vector<std::string> command_line{};  // the words after the program's name, as typed
 };
 
 // The commands of the program, and which of them the command line chose.

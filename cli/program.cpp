@@ -82,6 +82,7 @@ int run_program(int argc, char** argv, const std::string& name, const std::strin
   auto reserve = std::make_unique<char[]>(64 * 1024);
   try {
     CommonOptions common;
+    if (argc > 1) common.command_line.assign(argv + 1, argv + argc);
     Commands commands(common);
     CLI::App app(help, name);
     app.set_version_flag("--version", name + " " + kVersion);

@@ -5,16 +5,15 @@
 #include "cli/backends.h"
 #include "cli/calibration_data.h"
 #include "cli/model_argument.h"
-#include "cli/quantize_damage.h"
+#include "cli/quantize_finish.h"
 #include "cli/quantize_target.h"
 #include "cli/statistics_file.h"
+#include "engine/core/hash.h"
 #include "engine/core/memory.h"
-#include "engine/core/parallel.h"
 #include "engine/core/progress.h"
 #include "engine/core/signals.h"
 #include "engine/core/text.h"
 #include "engine/core/version.h"
-#include "evaluate/damage_json.h"
 #include "quantize/quantize_job.h"
 
 namespace pare::cli {
@@ -139,90 +138,83 @@ Result<SiteStatistics> saved_site(const StatisticsFile& file, int block, Site si
                .limit = {}};
 }
 
-// Everything that decides the bytes of the output (docs/jobs.md).
-Json identity_of(const Manifest& manifest) {
+// Everything that decides the bytes of the output (docs/jobs.md). What the user chose comes before what
+// follows from it, so that the first difference names the cause.
+Json identity_of(const Manifest& manifest, const Json& options, const Json& calibration) {
   Json json = Json::object();
   json["program"] = Json::object();
   json["program"]["version"] = std::string(kVersion);
   json["program"]["build"] = std::string(kBuildId);
   json["command"] = manifest.command;
-  json["options"] = manifest.options;
+  json["options"] = options;
   json["inputs"] = manifest.inputs;
   json["seed"] = Json(manifest.seed);
+  Json& data = json["calibration"] = Json::object();
+  for (const char* key : {"context", "bos"})
+    if (const Json* value = calibration.find(key)) data[key] = *value;
+  data["hash"] = xxh3_128(calibration.dump_sorted()).hex();
   json["arithmetic"] = manifest.arithmetic;
   return json;
 }
 
-Status write_report(const QuantizeArguments& arguments, const CommonOptions& common, const Manifest& manifest,
-                    const QuantizeOutcome& outcome, const ChosenBits& chosen,
-                    std::optional<DamageReport> damage) {
-  RunReport report;
-  report.command = "quantize";
-  report.manifest_hash = manifest_hash(manifest);
-  report.seconds = outcome.seconds;
-  report.peak_resident_bytes = peak_resident_bytes();
-  report.threads = thread_count();
-  report.cpu_profile = manifest.arithmetic;
-  report.resumes = outcome.resumed_at ? 1 : 0;
-  report.weight_bytes_before = outcome.plan.input_bytes;
-  report.weight_bytes_after = outcome.plan.output_bytes;
-  report.output_bytes = outcome.output_bytes;
-  report.curve = chosen.curve;
-  report.curve_unit = chosen.unit;
-  if (!chosen.curve.empty()) report.extra["predicted"] = chosen.predicted;
-  report.damage = std::move(damage);
-  static_cast<void>(common);
-  return write_run_report(arguments.output.path, report, arguments.output.force || arguments.resume);
+// The output, from the objects of the job. Its checksum is committed before it appears.
+Result<Manifest> write_output(const QuantizeArguments& arguments, const QuantizeJob& job, JobFolder& folder,
+                              Manifest manifest, uint64_t bytes) {
+  PARE_TRY(const auto sink, open_output_model(*job.source, arguments.output, bytes));
+  Manifest stored;
+  sink->before_publish([&](const Manifest& whole) {
+    stored = whole;
+    return commit_output(folder, manifest_hash(whole));
+  });
+  PARE_CHECK(write_compressed(job, folder, *sink, manifest));
+  PARE_CHECK(sink->finish(manifest));
+  return stored;
 }
 
-}  // namespace
-
-Result<Exit> run_calibrated(const QuantizeArguments& arguments, const QuantizeSettings& settings,
-                            const CommonOptions& common, std::shared_ptr<const WeightSource> source,
-                            const ModelDescription& model,
-                            const std::vector<std::optional<QuantScheme>>& schemes, QuantizePlan plan) {
-  const auto start = Clock::now();
-  const std::string job_path =
-      arguments.work_dir.empty() ? arguments.output.path + ".pare-job" : arguments.work_dir;
-  const JobMode mode = arguments.resume    ? JobMode::resume
-                       : arguments.restart ? JobMode::restart
-                                           : JobMode::fresh;
-  PARE_TRY(const std::vector<Gate> gates, report_gates(arguments));
-  PARE_TRY(const uint64_t limit, memory_limit(common));
-  PARE_TRY(Calibration calibration, load_calibration(arguments, *source, model.config, common.seed));
-  PARE_TRY(const auto planned, Model::open(source, Device::cpu()));
-  const int64_t context = calibration.windows.report.context;
-  plan.peak_memory_bytes = pipeline_floor_bytes(*planned, context, settings.calibrated.match_original);
-  PARE_CHECK(check_memory(common, resident_bytes() + plan.peak_memory_bytes,
-                          "lower --context, or raise --max-memory"));
-  QuantizeOutcome outcome;
-  outcome.plan = plan;
-  if (arguments.dry_run) {
-    if (common.json) {
-      print_json(quantize_json(arguments, *source, outcome, Manifest()));
-    } else {
-      print_quantize_plan(arguments, settings, plan);
-      print_line("  peak memory at least " + format_bytes(plan.peak_memory_bytes) +
-                 " beyond the program itself; nothing was written (--dry-run)");
-    }
-    return Exit::ok;
+// The blocks, then the output.
+Result<Manifest> run_job(const QuantizeArguments& arguments, const CommonOptions& common, QuantizeJob& job,
+                         JobFolder& folder, const Manifest& planned, FinishedRun& run) {
+  if (has_target(arguments)) {
+    PARE_TRY(run.chosen, choose_bits(arguments, job, folder, job.schemes));
+    const uint64_t peak = run.outcome.plan.peak_memory_bytes;
+    run.outcome.plan = plan_quantization(*job.source, job.model, job.schemes);
+    run.outcome.plan.peak_memory_bytes = peak;
   }
+  PARE_TRY(std::optional<Manifest> found, finished_output(arguments, common, folder, planned));
+  if (found) {
+    PARE_CHECK(folder.published());
+    return *std::move(found);
+  }
+  QuantizeJobResult result;
+  {
+    Progress progress("quantize", int64_t(job.model.config.block_count()), "blocks");
+    job.block_done = [&](int) { progress.advance(1); };
+    PARE_TRY(result, compress_blocks(job, folder));
+  }
+  run.outcome.spilled_bytes = result.spilled_bytes;
+  if (result.first_block > 0) run.outcome.resumed_at = result.first_block;
+  PARE_TRY(Manifest stored, write_output(arguments, job, folder, planned, run.outcome.plan.output_bytes));
+  PARE_CHECK(folder.published());
+  return stored;
+}
 
-  const JobSignalScope signals;
-  PARE_TRY(JobFolder folder, JobFolder::open(job_path, mode));
-  PARE_TRY(Manifest manifest,
-           start_manifest(*source, "quantize", canonical_options(arguments, settings), common.seed));
+Result<Exit> run_folder_job(const QuantizeArguments& arguments, const QuantizeSettings& settings,
+                            const CommonOptions& common, JobFolder& folder, Calibration calibration,
+                            uint64_t memory_limit, FinishedRun& run) {
+  const WeightSource& source = *run.source;
+  const Json options = canonical_options(arguments, settings);
+  PARE_TRY(Manifest manifest, start_manifest(source, "quantize", options, common.seed));
   manifest.arithmetic = arithmetic_profile();
+  PARE_CHECK(folder.start(identity_of(manifest, options, calibration.description)));
   manifest.options["calibration"] = calibration.description;
-  PARE_CHECK(folder.start(identity_of(manifest)));
 
-  QuantizeJob job{.source = source,
-                  .model = model,
-                  .schemes = schemes,
+  QuantizeJob job{.source = run.source,
+                  .model = run.model,
+                  .schemes = run.schemes,
                   .options = settings.calibrated,
                   .windows = std::move(calibration.windows.calibration),
                   .saved_statistics = {},
-                  .memory_limit = limit};
+                  .memory_limit = memory_limit};
   if (calibration.statistics != nullptr) {
     job.saved_statistics = [file = calibration.statistics](int block, Site site, StatisticSet wanted) {
       return saved_site(*file, block, site, wanted);
@@ -230,46 +222,66 @@ Result<Exit> run_calibrated(const QuantizeArguments& arguments, const QuantizeSe
   }
   StopClock stop(folder);
   job.advance = [&](int64_t) { return stop.check(); };
-  ChosenBits chosen;
-  if (has_target(arguments)) {
-    PARE_TRY(chosen, choose_bits(arguments, job, folder, job.schemes));
-    outcome.plan = plan_quantization(*source, model, job.schemes);
-    outcome.plan.peak_memory_bytes = plan.peak_memory_bytes;
-  }
-  QuantizeJobResult result;
-  {
-    Progress progress("quantize", int64_t(model.config.block_count()), "blocks");
-    job.block_done = [&](int) { progress.advance(1); };
-    PARE_TRY(result, compress_blocks(job, folder));
-  }
-  if (!folder.was_published()) {
-    PARE_TRY(const auto sink, open_output_model(*source, arguments.output, outcome.plan.output_bytes));
-    PARE_CHECK(write_compressed(job, folder, *sink, manifest));
-    PARE_CHECK(sink->finish(manifest));
-    PARE_CHECK(folder.published());
-  }
-  outcome.spilled_bytes = result.spilled_bytes;
-  if (result.first_block > 0) outcome.resumed_at = result.first_block;
-  std::optional<DamageReport> damage;
-  if (!arguments.no_report && (!arguments.report_data.empty() || calibration.windows.report.samples > 0)) {
-    PARE_TRY(damage, measure_damage(arguments, common, source, calibration.windows.report));
-  }
-  outcome.seconds = std::chrono::duration<double>(Clock::now() - start).count();
-  PARE_TRY(outcome.output_bytes, bytes_on_disk(arguments.output.path));
-  PARE_CHECK(write_report(arguments, common, manifest, outcome, chosen, damage));
+  PARE_TRY(run.manifest, run_job(arguments, common, job, folder, manifest, run));
+  run.schemes = job.schemes;
+  // What comes now can be had again from the output: a stop signal need not wait.
+  PARE_TRY(const auto damage, report_run(arguments, common, run, [&]() -> Status {
+             if (interrupted()) return folder.interrupted_error();
+             return {};
+           }));
   if (!arguments.keep_work) PARE_CHECK(folder.remove());
-  if (common.json) {
-    Json json = quantize_json(arguments, *source, outcome, manifest);
-    if (damage) json["damage"] = to_json(*damage);
-    print_json(json);
-  } else {
-    print_quantize_plan(arguments, settings, outcome.plan);
-    if (has_target(arguments)) print_chosen_bits(chosen, model, job.schemes);
-    if (damage) print_damage(*damage);
-    print_quantize_outcome(outcome, manifest);
-  }
-  if (damage) PARE_CHECK(check_gates(gates, *damage, arguments.output.path));
+  PARE_CHECK(conclude_run(arguments, settings, common, run, damage));
   return Exit::ok;
+}
+
+}  // namespace
+
+Result<Exit> run_calibrated(const QuantizeArguments& arguments, const QuantizeSettings& settings,
+                            const CommonOptions& common, std::shared_ptr<const WeightSource> source,
+                            const ModelDescription& model,
+                            const std::vector<std::optional<QuantScheme>>& schemes, QuantizePlan plan,
+                            std::vector<Gate> gates) {
+  const auto start = Clock::now();
+  const std::string job_path =
+      arguments.work_dir.empty() ? job_path_of(arguments.output.path) : arguments.work_dir;
+  const JobMode mode = arguments.resume    ? JobMode::resume
+                       : arguments.restart ? JobMode::restart
+                                           : JobMode::fresh;
+  PARE_TRY(const uint64_t limit, memory_limit(common));
+  PARE_TRY(Calibration calibration, load_calibration(arguments, *source, model.config, common.seed));
+  PARE_TRY(const auto planned, Model::open(source, Device::cpu()));
+  const int64_t context = calibration.windows.report.context;
+  plan.peak_memory_bytes = pipeline_floor_bytes(*planned, context, settings.calibrated.match_original);
+  PARE_CHECK(check_memory(common, resident_bytes() + plan.peak_memory_bytes,
+                          "lower --context, or raise --max-memory"));
+  FinishedRun run{.source = source,
+                  .model = model,
+                  .outcome = {},
+                  .manifest = {},
+                  .chosen = {},
+                  .schemes = schemes,
+                  .report_windows = calibration.windows.report,
+                  .gates = std::move(gates),
+                  .start = start};
+  run.outcome.plan = plan;
+  if (arguments.dry_run) {
+    if (common.json) {
+      print_json(quantize_json(arguments, *source, run.outcome, Manifest()));
+    } else {
+      print_quantize_plan(arguments, settings, plan);
+      print_line("  peak memory at least " + format_bytes(plan.peak_memory_bytes) +
+                 " beyond the program itself; nothing was written (--dry-run)");
+    }
+    return Exit::ok;
+  }
+  const JobSignalScope signals;
+  PARE_TRY(JobFolder folder, JobFolder::open(job_path, mode));
+  // With the lock held: no other job can finish this output after this look.
+  if (!arguments.resume) PARE_CHECK(check_output_model(*source, arguments.output, plan.output_bytes));
+  auto ended = run_folder_job(arguments, settings, common, folder, std::move(calibration), limit, run);
+  if (!ended && ended.error().exit == Exit::interrupted)
+    ended.error().what = "interrupted; to continue: " + resume_command(common);
+  return ended;
 }
 
 }  // namespace pare::cli

@@ -1,14 +1,18 @@
 #include <CLI/CLI.hpp>
 #include <chrono>
 
+#include "cli/calibration_data.h"
 #include "cli/commands.h"
+#include "cli/kv_option.h"
 #include "cli/model_argument.h"
 #include "cli/quantize_calibrated.h"
+#include "cli/quantize_finish.h"
 #include "cli/quantize_options.h"
 #include "cli/quantize_summary.h"
 #include "engine/core/file.h"
 #include "engine/core/progress.h"
 #include "engine/core/text.h"
+#include "engine/models/model.h"
 #include "quantize/stream.h"
 
 namespace pare::cli {
@@ -42,15 +46,19 @@ QuantizeOptions streamed_options(const QuantizeSettings& settings) {
     options.clip.power = 2.0;
   }
   if (settings.calibrated.activations)
-    options.activation = ActivationQuant{.mode = *settings.calibrated.activations};
+    options.activation = ActivationQuant{.mode = *settings.calibrated.activations,
+                                         .symmetric = settings.calibrated.activation_range.is_symmetric};
   return options;
 }
 
 // Without data: tensor by tensor from the source to the output.
 Result<Exit> run_streamed(const QuantizeArguments& arguments, const QuantizeSettings& settings,
-                          const CommonOptions& common, const WeightSource& source,
+                          const CommonOptions& common,
+                          const std::shared_ptr<const WeightSource>& shared_source,
                           const ModelDescription& model,
-                          const std::vector<std::optional<QuantScheme>>& schemes, const QuantizePlan& plan) {
+                          const std::vector<std::optional<QuantScheme>>& schemes, const QuantizePlan& plan,
+                          std::vector<Gate> gates) {
+  const WeightSource& source = *shared_source;
   PARE_TRY(const QuantizeMethod* method, find_quantize_method(streamed_method(settings.calibrated.method)));
   const QuantizeOptions options = streamed_options(settings);
   PARE_CHECK(check_memory(common, plan.peak_memory_bytes, "raise --max-memory"));
@@ -78,15 +86,23 @@ Result<Exit> run_streamed(const QuantizeArguments& arguments, const QuantizeSett
           done += bytes;
         }));
   }
+  FinishedRun run{.source = shared_source,
+                  .model = model,
+                  .outcome = std::move(outcome),
+                  .manifest = {},
+                  .chosen = {},
+                  .schemes = schemes,
+                  .report_windows = {},
+                  .gates = std::move(gates),
+                  .start = start};
+  run.report_windows.context = arguments.context > 0 ? arguments.context : default_context(model.config);
+  sink->before_publish([&](const Manifest& whole) {
+    run.manifest = whole;
+    return Status();
+  });
   PARE_CHECK(sink->finish(manifest));
-  outcome.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  PARE_TRY(outcome.output_bytes, bytes_on_disk(arguments.output.path));
-  if (common.json) {
-    print_json(quantize_json(arguments, source, outcome, manifest));
-  } else {
-    print_quantize_plan(arguments, settings, plan);
-    print_quantize_outcome(outcome, manifest);
-  }
+  PARE_TRY(const auto damage, report_run(arguments, common, run, [] { return Status(); }));
+  PARE_CHECK(conclude_run(arguments, settings, common, run, damage));
   return Exit::ok;
 }
 
@@ -95,16 +111,28 @@ Result<Exit> run_quantize(const QuantizeArguments& arguments, const CommonOption
   PARE_TRY(const Device device, chosen_device(common));
   static_cast<void>(device);  // the CPU: there is no other yet
   PARE_TRY(const QuantizeSettings settings, quantize_settings(arguments));
-  // Before any input is touched.
-  PARE_CHECK(check_output(arguments.output.path, {.force = arguments.output.force}));
+  PARE_TRY(std::vector<Gate> gates, report_gates(arguments));
+  // Before any input is touched. A resumed job may find its own output, which the job knows by its checksum.
+  OutputOptions output = arguments.output;
+  output.force = output.force || arguments.resume;
+  PARE_CHECK(check_output(output.path, {.force = output.force}));
+  PARE_CHECK(check_report_target(arguments));
+  if (!arguments.report_data.empty() && arguments.report_data != "-") {
+    PARE_TRY(const InputFile readable, InputFile::open(arguments.report_data));
+    static_cast<void>(readable);
+  }
   PARE_TRY(const auto source, open_source(arguments.model, common));
   PARE_TRY(const ModelDescription model, describe_model(*source));
   PARE_TRY(const auto schemes, select_schemes(model, settings.selection));
   const QuantizePlan plan = plan_quantization(*source, model, schemes);
-  PARE_CHECK(check_output_model(*source, arguments.output, plan.output_bytes));
+  PARE_CHECK(check_output_model(*source, output, plan.output_bytes));
+  if (const auto kv = asked_kv(arguments.kv); kv && !kv->is_none()) {
+    PARE_TRY(const auto fits, Model::open(source, Device::cpu(), kv));  // exit 4 for heads that are too large
+    static_cast<void>(fits);
+  }
   if (is_calibrated(arguments, settings))
-    return run_calibrated(arguments, settings, common, source, model, schemes, plan);
-  return run_streamed(arguments, settings, common, *source, model, schemes, plan);
+    return run_calibrated(arguments, settings, common, source, model, schemes, plan, std::move(gates));
+  return run_streamed(arguments, settings, common, source, model, schemes, plan, std::move(gates));
 }
 
 }  // namespace
@@ -113,6 +141,11 @@ void add_quantize(CLI::App& app, Commands& commands) {
   auto arguments = std::make_shared<QuantizeArguments>();
   CLI::App* verb = app.add_subcommand("quantize", "store weights in 8, 4 or fewer bits");
   add_quantize_options(*verb, *arguments);
+  verb->add_option("--seed", commands.common().seed, "which windows are drawn")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str()
+      ->type_name("N")
+      ->group("Calibration");
   add_common(verb, commands, true);
   verb->footer(
       "Examples:\n"

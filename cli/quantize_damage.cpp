@@ -43,12 +43,22 @@ Result<std::vector<Gate>> report_gates(const QuantizeArguments& arguments) {
                  .got = gates.front().text,
                  .limit = {}};
   }
+  if (!gates.empty() && arguments.data.empty() && arguments.report_data.empty()) {
+    return Error{.exit = Exit::usage,
+                 .rule = "CL13",
+                 .path = "--fail-if",
+                 .where = {},
+                 .what = "nothing to measure the damage on; give --report-data FILE",
+                 .got = gates.front().text,
+                 .limit = {}};
+  }
   return gates;
 }
 
 Result<DamageReport> measure_damage(const QuantizeArguments& arguments, const CommonOptions& common,
                                     std::shared_ptr<const WeightSource> original,
-                                    const CalibrationWindows& windows) {
+                                    const CalibrationWindows& windows,
+                                    const std::function<Status()>& advance) {
   PARE_TRY(const auto compressed, open_source(arguments.output.path, common));
   PARE_TRY(const auto tokenizer, load_tokenizer(*original));
   PARE_TRY(const ModelDescription model, describe_model(*original));
@@ -75,7 +85,7 @@ Result<DamageReport> measure_damage(const QuantizeArguments& arguments, const Co
   Progress progress("report", 2 * total * int64_t(model.config.block_count()), "tokens");
   return damage_report(original, compressed, tokens, tokenizer.get(), {}, [&](int64_t done) -> Status {
     progress.advance(done);
-    return {};
+    return advance();
   });
 }
 

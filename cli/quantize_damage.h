@@ -2,6 +2,7 @@
 // gated.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -15,10 +16,12 @@ namespace pare::cli {
 
 Result<std::vector<Gate>> report_gates(const QuantizeArguments& arguments);  // exit 2
 
-// Both models over `windows` (or --report-data), block by block. `compressed` is opened from the output.
+// Both models over `windows` (or --report-data), block by block. `compressed` is opened from the output. An
+// error of `advance` ends the walk.
 Result<DamageReport> measure_damage(const QuantizeArguments& arguments, const CommonOptions& common,
                                     std::shared_ptr<const WeightSource> original,
-                                    const CalibrationWindows& windows);
+                                    const CalibrationWindows& windows,
+                                    const std::function<Status()>& advance);
 
 void print_damage(const DamageReport& damage);
 // Exit 9 naming the first gate that holds.

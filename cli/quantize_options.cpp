@@ -3,6 +3,8 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 
+#include "cli/kv_option.h"
+
 namespace pare::cli {
 namespace {
 
@@ -16,14 +18,21 @@ Error contradiction(const std::string& option, const std::string& what, const st
                .limit = {}};
 }
 
+// A scheme that an option names; errors name the option.
+Result<QuantScheme> parse_scheme(const char* option, const std::string& text) {
+  auto scheme = QuantScheme::parse(text);
+  if (!scheme) scheme.error().path = option;
+  return scheme;
+}
+
 Result<Selection> make_selection(const QuantizeArguments& arguments) {
   Selection selection;
-  PARE_TRY(selection.scheme, QuantScheme::parse(arguments.scheme));
+  PARE_TRY(selection.scheme, parse_scheme("--scheme", arguments.scheme));
   if (!arguments.embedding.empty()) {
-    PARE_TRY(selection.embedding_scheme, QuantScheme::parse(arguments.embedding));
+    PARE_TRY(selection.embedding_scheme, parse_scheme("--embedding", arguments.embedding));
   }
   if (!arguments.head.empty()) {
-    PARE_TRY(selection.head_scheme, QuantScheme::parse(arguments.head));
+    PARE_TRY(selection.head_scheme, parse_scheme("--head", arguments.head));
   }
   selection.include = arguments.include;
   selection.exclude = arguments.exclude;
@@ -49,12 +58,28 @@ Status apply_clip(const QuantizeArguments& arguments, CalibratedOptions& options
   return {};
 }
 
+bool has_static_activations(const QuantizeArguments& arguments) {
+  return arguments.activations.starts_with("static");
+}
+
 Status apply_activations(const QuantizeArguments& arguments, CalibratedOptions& options) {
   PARE_TRY(options.activation_range.observer, parse_range_observer(arguments.observer));
   if (arguments.activations == "none") return {};
-  options.activations = arguments.activations == "static" ? ActivationQuant::Mode::static_tensor
+  options.activations = has_static_activations(arguments) ? ActivationQuant::Mode::static_tensor
                                                           : ActivationQuant::Mode::dynamic_token;
+  options.activation_range.is_symmetric = !arguments.activations.ends_with("-asym");
   return {};
+}
+
+// Without data there is one pass and no job.
+Status check_no_job(const QuantizeArguments& arguments) {
+  const char* option = arguments.resume              ? "--resume"
+                       : arguments.restart           ? "--restart"
+                       : arguments.keep_work         ? "--keep-work"
+                       : !arguments.work_dir.empty() ? "--work-dir"
+                                                     : nullptr;
+  if (option == nullptr) return {};
+  return contradiction(option, "no job is kept without calibration data", "no --data and no --statistics");
 }
 
 }  // namespace
@@ -87,14 +112,18 @@ Result<QuantizeSettings> quantize_settings(const QuantizeArguments& arguments) {
   if (arguments.target_bpw > 0.0 && !arguments.target_size.empty())
     return contradiction("--target-bpw", "cannot be given together with --target-size", "both");
   if (has_target(arguments) && arguments.data.empty())
-    return contradiction("--target-bpw", "needs calibration data; give --data FILE", "no data");
+    return contradiction(arguments.target_bpw > 0.0 ? "--target-bpw" : "--target-size",
+                         "needs calibration data; give --data FILE", "no data");
   if (options.match_original && arguments.data.empty())
     return contradiction("--inputs", "both streams need data; give --data FILE", "both");
-  const bool wants_data = options.method.needs_data() || arguments.activations == "static";
+  if (arguments.no_report && !arguments.report_data.empty())
+    return contradiction("--report-data", "cannot be given together with --no-report", arguments.report_data);
+  const bool wants_data = options.method.needs_data() || has_static_activations(arguments);
   if (wants_data && arguments.data.empty() && arguments.statistics.empty())
-    return contradiction(arguments.activations == "static" ? "--activations" : "--method",
+    return contradiction(has_static_activations(arguments) ? "--activations" : "--method",
                          "needs calibration data; give --data FILE",
-                         arguments.activations == "static" ? "static" : arguments.method);
+                         has_static_activations(arguments) ? arguments.activations : arguments.method);
+  if (!is_calibrated(arguments, settings)) PARE_CHECK(check_no_job(arguments));
   return settings;
 }
 
@@ -114,8 +143,8 @@ Json canonical_options(const QuantizeArguments& arguments, const QuantizeSetting
   json["clip"] = arguments.clip;
   json["clamp"] = arguments.clamp;
   json["activations"] = arguments.activations;
-  if (arguments.activations == "static") json["observer"] = arguments.observer;
-  json["kv"] = arguments.kv;
+  if (has_static_activations(arguments)) json["observer"] = arguments.observer;
+  json["kv"] = arguments.kv.empty() ? "none" : arguments.kv;
   for (const auto& [key, values] :
        {std::pair{"include", &arguments.include}, std::pair{"exclude", &arguments.exclude},
         std::pair{"set", &arguments.overrides}}) {
@@ -308,14 +337,17 @@ void add_quantize_options(CLI::App& verb, QuantizeArguments& arguments) {
       ->capture_default_str()
       ->type_name("SEARCH");
   verb.add_option("--activations", arguments.activations,
-                  "INT8 products: none, dynamic (a scale per token), static (one per site, from the data)")
-      ->check(CLI::IsMember({"none", "dynamic", "static"}))
+                  "INT8 products: none, dynamic (a scale per token), static (one per site, from the data); "
+                  "-asym adds a zero "
+                  "point")
+      ->check(CLI::IsMember({"none", "dynamic", "static", "dynamic-asym", "static-asym"}))
       ->capture_default_str()
       ->type_name("MODE");
   verb.add_option("--observer", arguments.observer,
                   "range of static activations: minmax, moving-average, percentile, mse, entropy")
       ->capture_default_str()
       ->type_name("OBSERVER");
+  add_kv_option(&verb, arguments.kv);
   add_selection_options(verb, arguments);
   verb.add_flag("--clamp", arguments.clamp,
                 "clamp and count scales that their type cannot hold, instead of stopping");

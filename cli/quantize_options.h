@@ -20,7 +20,8 @@ struct QuantizeArguments {
   std::string embedding, head;
   std::vector<std::string> include, exclude, overrides;
   std::string clip = "auto";
-  std::string activations = "none", observer = "minmax", kv = "none";
+  std::string activations = "none", observer = "minmax";
+  std::string kv;  // empty: none
   bool clamp = false;
   bool dry_run = false;
   // Calibration.

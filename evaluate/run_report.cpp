@@ -124,7 +124,7 @@ std::string run_report_path(const std::string& output) {
 std::string manifest_hash(const Manifest& manifest) {
   Manifest plain = manifest;
   plain.files = Json::array();
-  return xxh3_128(plain.to_json().dump()).hex();
+  return xxh3_128(plain.to_json().dump_sorted()).hex();  // a folder stores its keys sorted
 }
 
 Result<std::optional<RunReport>> read_run_report(const std::string& output) {

@@ -73,6 +73,7 @@ class DirectorySink : public WeightSink {
     for (const FileSum& file : files_) whole.files.push_back(file_sum_json(file));
     PARE_CHECK(folder_->add(kManifestFileName, whole.to_json().dump_sorted(2) + "\n"));
     PARE_CHECK(self_check());
+    PARE_CHECK(announce(whole));
     return folder_->publish();
   }
 

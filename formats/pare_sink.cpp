@@ -96,7 +96,8 @@ class PareSink : public WeightSink {
   }
 
   Status finish(const Manifest& manifest) override {
-    directory_.manifest = completed_manifest(manifest, written_).to_json();
+    const Manifest whole = completed_manifest(manifest, written_);
+    directory_.manifest = whole.to_json();
     const std::string text = pare_directory_text(directory_);
     if (text.size() > limits::kHeaderBytes) {
       return over_cap("PK33", path_, "directory", "directory of the output is larger than the limit",
@@ -106,6 +107,7 @@ class PareSink : public WeightSink {
     PARE_CHECK(writer_.write(text));
     PARE_CHECK(writer_.write(trailer_bytes(frame)));
     PARE_CHECK(self_check());
+    PARE_CHECK(announce(whole));
     return writer_.publish();
   }
 

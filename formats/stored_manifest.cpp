@@ -62,7 +62,7 @@ Manifest completed_manifest(const Manifest& manifest, const std::vector<WrittenT
     if (const auto found = given.find(tensor.name); found != given.end()) {
       record = *found->second;
       given.erase(found);
-      const bool dequantized = tensor.scheme.empty() && !record.scheme.empty();
+      const bool dequantized = tensor.scheme.empty() && record.kind == "quantized" && !record.scheme.empty();
       if (dequantized) record.extra["dequantized_from"] = record.scheme;
     } else {
       record.name = tensor.name;

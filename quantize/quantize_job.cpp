@@ -14,10 +14,11 @@
 namespace pare {
 namespace {
 
-// The position of a job: {blocks: [description of the block's tensors], records: manifest entries, states:
-// [objects]}.
+// The position of a job: {decision: chosen formats, blocks: [description of the block's tensors], records:
+// manifest entries, states: [objects], output: its checksum}.
 struct Position {
   Json decision;
+  std::string output;
   Json blocks = Json::array();
   std::vector<TensorRecord> records;
   std::vector<Hash128> states;
@@ -46,6 +47,10 @@ Result<Position> read_position(const JobFolder& folder) {
     return damaged_position(folder);
   position.blocks = *blocks;
   if (const Json* decision = folder.position().find("decision")) position.decision = *decision;
+  if (const Json* output = folder.position().find("output")) {
+    if (!output->is_string()) return damaged_position(folder);
+    position.output = output->as_string();
+  }
   PARE_TRY(Manifest manifest, Manifest::from_json(*records, folder.path()));
   position.records = std::move(manifest.tensors);
   for (const Json& state : states->items()) {
@@ -66,6 +71,7 @@ Status commit(JobFolder& folder, const Position& position) {
   Json states = Json::array();
   for (const Hash128& state : position.states) states.push_back(Json(state.hex()));
   json["states"] = std::move(states);
+  json["output"] = position.output;
   std::vector<Hash128> objects = position.states;
   for (const Json& block : position.blocks.items())
     objects.push_back(*Hash128::from_hex(block.find("object")->as_string()));
@@ -180,6 +186,17 @@ Result<Json> job_decision(const JobFolder& folder) {
 Status commit_decision(JobFolder& folder, Json decision) {
   PARE_TRY(Position position, read_position(folder));
   position.decision = std::move(decision);
+  return commit(folder, position);
+}
+
+Result<std::string> job_output(const JobFolder& folder) {
+  PARE_TRY(const Position position, read_position(folder));
+  return position.output;
+}
+
+Status commit_output(JobFolder& folder, std::string checksum) {
+  PARE_TRY(Position position, read_position(folder));
+  position.output = std::move(checksum);
   return commit(folder, position);
 }
 

@@ -38,6 +38,11 @@ struct QuantizeJobResult {
 Result<Json> job_decision(const JobFolder& folder);
 Status commit_decision(JobFolder& folder, Json decision);
 
+// The checksum of the output, committed just before it appears; empty before that. A resumed job knows by it
+// that a file under the final name is its own.
+Result<std::string> job_output(const JobFolder& folder);
+Status commit_output(JobFolder& folder, std::string checksum);
+
 // Compresses all blocks that the job has not done yet, with a commit after each. Weights are checked before
 // the first one (exit 7 NU01, NU02; 4 CF12). Exit 75 after a commit when a stop signal came.
 Result<QuantizeJobResult> compress_blocks(const QuantizeJob& job, JobFolder& folder);

@@ -60,8 +60,12 @@ Result<std::pair<std::string, std::optional<QuantScheme>>> parse_override(const 
   }
   const std::string pattern = text.substr(0, equals), value = text.substr(equals + 1);
   if (value == "keep") return std::pair(pattern, std::optional<QuantScheme>());
-  PARE_TRY(QuantScheme scheme, QuantScheme::parse(value));
-  return std::pair(pattern, std::optional(scheme));
+  auto scheme = QuantScheme::parse(value);
+  if (!scheme) {
+    scheme.error().path = "--set";
+    return scheme.error();
+  }
+  return std::pair(pattern, std::optional(*std::move(scheme)));
 }
 
 Result<std::vector<std::optional<QuantScheme>>> select_schemes(const ModelDescription& model,
