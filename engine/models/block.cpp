@@ -151,6 +151,14 @@ Status Block::reload(const WeightSource& source, const ModelDescription& descrip
       return matrix(mlp_.up);
     case Role::down:
       return matrix(mlp_.down);
+    case Role::query_norm: {
+      PARE_TRY(attention_.query_norm.gain, loader.vector(role, index));
+      return {};
+    }
+    case Role::key_norm: {
+      PARE_TRY(attention_.key_norm.gain, loader.vector(role, index));
+      return {};
+    }
     case Role::input_norm: {
       PARE_TRY(input_norm_, loader.norm(Role::input_norm, Role::input_norm_bias, index));
       return {};
