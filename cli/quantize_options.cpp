@@ -4,6 +4,7 @@
 #include <cstdio>
 
 #include "cli/kv_option.h"
+#include "engine/core/text.h"
 
 namespace pare::cli {
 namespace {
@@ -114,6 +115,17 @@ Result<QuantizeSettings> quantize_settings(const QuantizeArguments& arguments) {
   if (has_target(arguments) && arguments.data.empty())
     return contradiction(arguments.target_bpw > 0.0 ? "--target-bpw" : "--target-size",
                          "needs calibration data; give --data FILE", "no data");
+  if (const auto size = parse_bytes(arguments.target_size);
+      !arguments.target_size.empty() && (!size || *size == 0)) {
+    return Error{.exit = Exit::usage,
+                 .rule = "CL06",
+                 .path = "--target-size",
+                 .where = {},
+                 .what = "not a size",
+                 .got = quote(arguments.target_size),
+                 .limit = "for example 80MB",
+                 .limit_label = "expected"};
+  }
   if (options.match_original && arguments.data.empty())
     return contradiction("--inputs", "both streams need data; give --data FILE", "both");
   if (arguments.no_report && !arguments.report_data.empty())
