@@ -33,6 +33,7 @@ def arguments():
 OPTIONS = arguments()
 os.environ["OMP_NUM_THREADS"] = str(OPTIONS.threads)  # before torch is imported, which reads them once
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")   # else threads that wait burn the time of those that work
+os.environ.setdefault("GPTQMODEL_CPU_WORKERS", str(max(2, OPTIONS.threads)))  # its own count on 2 CPUs, 1, it then refuses
 os.environ.update(HF_HUB_OFFLINE="1", CUDA_VISIBLE_DEVICES="")
 
 import gptqmodel
