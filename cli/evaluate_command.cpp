@@ -4,6 +4,7 @@
 #include <cstdio>
 
 #include "cli/commands.h"
+#include "cli/evaluate_report.h"
 #include "cli/evaluation_input.h"
 #include "cli/kv_option.h"
 #include "cli/model_argument.h"
@@ -28,7 +29,7 @@ struct Options {
   std::string bos = "auto";
   std::vector<std::string> fail_if;
   std::string input_ids, save_logits;
-  bool force = false;
+  bool force = false, report = false;
 };
 
 const std::vector<std::string> kMetrics = {"perplexity", "ratio", "delta_perplexity", "kl", "kl_p99",
@@ -216,6 +217,20 @@ Result<std::shared_ptr<const Tokenizer>> tokenizer_for(const Options& options, c
   return Tokenizer::load(files);
 }
 
+// What --report asks for, before any work; nothing without it.
+Result<std::optional<RunReport>> planned_report(const Options& options, const CommonOptions& common) {
+  if (!options.report) return std::optional<RunReport>();
+  if (options.models.size() != 1)
+    return option_error("--report", "takes one MODEL", std::to_string(options.models.size()), "1");
+  if (options.reference.empty()) return option_error("--report", "needs --reference", {}, {});
+  if (!options.kv.empty())
+    return option_error("--report", "is of the weights: cannot be combined with --kv", {}, {});
+  PARE_TRY(const auto model, open_source(options.models[0], common));
+  PARE_TRY(const auto reference, open_source(options.reference, common));
+  PARE_TRY(RunReport report, report_to_extend(*model, *reference, common, options.force));
+  return std::optional<RunReport>(std::move(report));
+}
+
 Result<Exit> run_perplexity(const Options& options, const CommonOptions& common) {
   std::vector<Gate> gates;
   for (const std::string& text : options.fail_if) {
@@ -234,6 +249,7 @@ Result<Exit> run_perplexity(const Options& options, const CommonOptions& common)
   PARE_TRY(const Protocol protocol_known, parse_protocol(options.protocol));
   static_cast<void>(protocol_known);
   PARE_TRY(const Device device, chosen_device(common));
+  PARE_TRY(std::optional<RunReport> report, planned_report(options, common));
   PARE_TRY(const TextData data, read_text_data(options.data));
   std::unique_ptr<Model> reference;
   if (!options.reference.empty()) {
@@ -266,10 +282,21 @@ Result<Exit> run_perplexity(const Options& options, const CommonOptions& common)
       PARE_TRY(row.result, evaluate(*model, reference.get(), row.input.ids, row.input.windows,
                                     evaluate_options, [&](int64_t count) { progress.advance(count); }));
     }
+    std::string report_path;
+    if (report) {
+      model.reset();
+      reference.reset();  // there is one MODEL: neither is needed again
+      PARE_TRY(const auto compressed, open_source(path, common));
+      PARE_TRY(const auto original, open_source(options.reference, common));
+      PARE_TRY(report_path, write_damage_report(*std::move(report), compressed, original, *tokenizer,
+                                                row.input, short_name(options.data), common));
+    }
     if (common.json) {
       results.push_back(to_json(row, *tokenizer));
+      if (report) results.items().back()["report"] = report_path;
     } else {
       print_row(row);
+      if (report) print_line("  report        " + report_path + ", shown by pare report");
     }
     for (const Gate& gate : gates) {
       const double value = metric(row, gate.metric);
@@ -369,6 +396,8 @@ Result<Exit> run_evaluate(const Options& options, const CommonOptions& common) {
   if (!options.input_ids.empty() && !options.data.empty()) {
     return option_error("--input-ids", "cannot be combined with --data", {}, {});
   }
+  if (!options.input_ids.empty() && options.report)
+    return option_error("--report", "cannot be combined with --input-ids", {}, {});
   if (options.input_ids.empty() && !options.save_logits.empty()) {
     return option_error("--save-logits", "needs --input-ids", {}, {});
   }
@@ -425,7 +454,9 @@ void add_evaluate(CLI::App& app, Commands& commands) {
       ->type_name("FILE");
   verb->add_option("--save-logits", options->save_logits, "where the float32 logits of --input-ids go")
       ->type_name("OUT");
-  verb->add_flag("--force", options->force, "replace an existing --save-logits file");
+  verb->add_flag("--report", options->report,
+                 "with --reference: also write MODEL.report.json, which `pare report MODEL` shows");
+  verb->add_flag("--force", options->force, "replace an existing --save-logits file or report");
   add_common(verb, commands, true);
   verb->footer("Metrics of --fail-if: perplexity, ratio, delta_perplexity, kl, kl_p99, kl_max, top1.");
   commands.on(verb, [options, &commands] { return run_evaluate(*options, commands.common()); });

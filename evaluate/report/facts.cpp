@@ -28,17 +28,6 @@ bool is_set(const TensorRecord& record, std::string_view key) {
   return value->is_bool() ? value->as_bool() : value->is_number() && value->as_double() > 0.0;
 }
 
-// Any recorded value on one line: numbers short, objects as "key value, key value".
-std::string value_text(const Json& value) {
-  if (value.is_string()) return shown(value.as_string());
-  if (value.kind() == Json::Kind::real) return number(value.as_double());
-  if (!value.is_object()) return shown(value.dump());
-  std::string text;
-  for (const auto& [key, member] : value.members())
-    text += fmt::format("{}{} {}", text.empty() ? "" : ", ", shown(key), value_text(member));
-  return text;
-}
-
 // What has a column or a sentence of its own, and digests, which the manifest keeps.
 bool has_own_place(std::string_view key) {
   return key == "output_error" || key == "rtn_output_error" || key == "xxh3_128" || key == "dequantized_from";
@@ -139,7 +128,7 @@ void find_warnings(const ReportInput& input, Facts& facts) {
 void find_missing(const ReportInput& input, Facts& facts) {
   const std::string name = shown(input.name);
   const std::string remedy =
-      fmt::format("`pare evaluate {} --reference ORIGINAL --data TEXT` prints the damage.", name);
+      fmt::format("`pare evaluate {} --reference ORIGINAL --data TEXT --report` measures the damage.", name);
   if (!input.run) {
     facts.missing.push_back(fmt::format(
         "No {}.report.json lies beside the output, so times, memory and measured damage are missing. `pare "
@@ -252,7 +241,9 @@ void find_repeat(const ReportInput& input, Facts& facts) {
       for (const char c : word) quoted += c == '\'' ? std::string("'\\''") : std::string(1, c);
       line += is_plain ? fmt::format(" {}", word) : fmt::format(" '{}'", quoted);
     }
-    facts.repeat.push_back({"Command line", shown(line)});
+    // A report that `pare evaluate` made knows how the damage was measured, not how the output was made.
+    const bool is_evaluation = input.run->command == "evaluate";
+    facts.repeat.push_back({is_evaluation ? "Damage measured by" : "Command line", shown(line)});
   }
   facts.repeat.push_back({"Command", shown(manifest.command)});
   facts.repeat.push_back({"Program", "pare " + shown(manifest.program_version)});
@@ -266,8 +257,11 @@ void find_repeat(const ReportInput& input, Facts& facts) {
   if (run.threads > 0) facts.repeat.push_back({"Threads", std::to_string(run.threads)});
   if (!run.cpu_profile.empty()) facts.repeat.push_back({"CPU profile", shown(run.cpu_profile)});
   if (run.resumes > 0) facts.repeat.push_back({"Resumed", fmt::format("{} times", run.resumes)});
-  for (const auto& [key, value] : run.extra.members())
-    facts.repeat.push_back({shown(key), value_text(value)});
+  for (const auto& [key, value] : run.extra.members()) {
+    std::string name = shown(key);
+    if (!name.empty() && name[0] >= 'a' && name[0] <= 'z') name[0] = char(name[0] - 'a' + 'A');
+    facts.repeat.push_back({name, value_text(value)});
+  }
 }
 
 }  // namespace
@@ -294,6 +288,16 @@ std::string number(double value) {
 
 std::string plus_minus(double value, double error) {
   return number(value) + " ± " + number(error);
+}
+
+std::string value_text(const Json& value) {
+  if (value.is_string()) return shown(value.as_string());
+  if (value.kind() == Json::Kind::real) return number(value.as_double());
+  if (!value.is_object()) return shown(value.dump());
+  std::string text;
+  for (const auto& [key, member] : value.members())
+    text += fmt::format("{}{} {}", text.empty() ? "" : ", ", shown(key), value_text(member));
+  return text;
 }
 
 double MatrixRow::error(bool by_output) const {

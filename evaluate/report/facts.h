@@ -15,6 +15,8 @@ namespace pare::report {
 std::string shown(std::string_view text);
 std::string number(double value);  // four significant digits, "∞"
 std::string plus_minus(double value, double error);
+// Any recorded value on one line: numbers short, objects as "key value, key value".
+std::string value_text(const Json& value);
 
 // One compressed matrix.
 struct MatrixRow {

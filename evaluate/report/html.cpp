@@ -43,7 +43,9 @@ std::string html_table(std::string_view caption, std::span<const Column> columns
     for (size_t i = 0; i < row.size(); ++i) {
       const bool is_number = columns[i].is_number;
       out += i == 0 ? (is_number ? "<th scope=\"row\" class=\"n\">" : "<th scope=\"row\">")
-                    : (is_number ? "<td class=\"n\">" : "<td>");
+                    : (is_number            ? "<td class=\"n\">"
+                       : columns[i].is_long ? "<td class=\"long\">"
+                                            : "<td>");
       out += escape(row[i]) + (i == 0 ? "</th>" : "</td>");
     }
     out += "</tr>\n";
@@ -110,7 +112,7 @@ th,td{padding:.35rem .75rem;text-align:left;vertical-align:top;border-top:1px so
 thead th{color:var(--soft);font-weight:600;border-top:0;white-space:nowrap}
 tbody th{font-weight:500}
 .n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
-td.long,.quote{min-width:16rem;overflow-wrap:anywhere}
+td.long{min-width:18rem;overflow-wrap:anywhere}
 code,pre,.mono{font:0.8125rem/1.5 ui-monospace,"SF Mono",Menlo,Consolas,"Liberation Mono",monospace}
 pre{background:var(--card);border:1px solid var(--line);border-radius:.5rem;padding:.75rem;overflow-x:auto;margin:.5rem 0;
 white-space:pre-wrap;overflow-wrap:anywhere}
@@ -126,7 +128,7 @@ dl.facts{grid-template-columns:1fr;gap:0}dl.facts dd{margin-bottom:.5rem}
 @media print{:root{--ground:#fff;--card:#fff;--ink:#000;--soft:#333;--line:#bbb;--accent:#0b5fa5;
 --accent-soft:#0b5fa526;--before:#555;--before-soft:#5553;--warn:#000;--warn-ground:#fff;--warn-line:#000}
 body{font-size:10pt}main{max-width:none;padding:0}h2{break-after:avoid}figure,tr,.warn{break-inside:avoid}
-.plots{grid-template-columns:repeat(3,1fr);gap:.5rem}.scroll{overflow:visible;border:0}
+.plots{grid-template-columns:repeat(3,1fr);gap:.5rem}td.long{min-width:0}.scroll{overflow:visible;border:0}
 table{font-size:7.5pt}th,td{padding:.15rem .3rem;overflow-wrap:anywhere;white-space:normal}thead{display:table-header-group}
 pre{white-space:pre-wrap}}
 @page{margin:14mm}

@@ -14,6 +14,7 @@ std::string escape(std::string_view text);
 struct Column {
   std::string title;
   bool is_number = false;  // right-aligned, tabular digits
+  bool is_long = false;    // sentences: wide enough to be read
 };
 // A table in a box that scrolls sideways by itself. Cells are escaped here.
 std::string html_table(std::string_view caption, std::span<const Column> columns,

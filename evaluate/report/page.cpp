@@ -185,7 +185,7 @@ std::string size_section(const ReportInput& input, const Facts& facts) {
 std::string worst_section(const ReportInput& input) {
   if (!input.run || !input.run->damage || input.run->damage->worst.empty()) return {};
   const Column columns[] = {{"KL", true},
-                            {"Text, token in brackets", false},
+                            {"Text, token in brackets", false, true},
                             {"Original would say", false},
                             {"This would say", false},
                             {"nll, original", true},
@@ -308,11 +308,19 @@ std::string optional_number(const std::optional<double>& value) {
 }
 
 std::string tensor_section(const Facts& facts) {
-  const Column columns[] = {{"Tensor", false},       {"Shape", true},   {"Asked", false},
-                            {"Applied", false},      {"Scheme", false}, {"Bits", true},
-                            {"Output error", true},  {"RTN", true},     {"Weight error", true},
-                            {"Max |W−Ŵ|", true},     {"Clipped", true}, {"Fallback", false},
-                            {"Also recorded", false}};
+  const Column columns[] = {{"Tensor", false},
+                            {"Shape", true},
+                            {"Asked", false},
+                            {"Applied", false},
+                            {"Scheme", false},
+                            {"Bits", true},
+                            {"Output error", true},
+                            {"RTN", true},
+                            {"Weight error", true},
+                            {"Max |W−Ŵ|", true},
+                            {"Clipped", true},
+                            {"Fallback", false},
+                            {"Also recorded", false, true}};
   std::vector<std::vector<std::string>> rows, worst;
   for (const MatrixRow& row : facts.matrices) {
     const TensorRecord& record = *row.tensor->record;

@@ -155,19 +155,33 @@ std::string curve_plot(const PlotText& text, std::vector<CurveMark> points) {
                    [](const CurveMark& a, const CurveMark& b) { return a.x < b.x; });
   double top = 1e-12;
   for (const CurveMark& point : points) top = std::max(top, point.y);
+  double bottom = top;
+  for (const CurveMark& point : points) bottom = std::min(bottom, point.y);
+  // Losses fall by a factor per bit: on an even scale all that matters would lie on the floor.
+  const bool is_logarithmic = bottom > 0.0 && top > 20.0 * bottom;
   const double low = points.empty() ? 0.0 : std::floor(points.front().x);
   const double high = points.empty() ? 1.0 : std::ceil(std::max(points.back().x, low + 1.0));
-  Frame frame(text, low, high, 0.0, top * 1.05);
-  frame.linear_y_ticks();
+  const auto y_of = [&](double y) { return is_logarithmic ? std::log10(y) : y; };
+  const double floor = is_logarithmic ? std::floor(y_of(bottom)) : 0.0;
+  const double ceiling = is_logarithmic ? std::ceil(y_of(top)) : top * 1.05;
+  Frame frame(text, low, high, floor, ceiling);
+  if (is_logarithmic) {
+    const int decades = std::max(1, int((ceiling - floor) / 6.0 + 0.9999));
+    for (int power = int(floor); power <= int(ceiling); power += decades)
+      frame.y_tick(power, number(std::pow(10.0, power)));
+  } else {
+    frame.linear_y_ticks();
+  }
   const double step = nice_step(std::max(high - low, 1e-9), 6);
-  for (int i = 0; low + step * i <= high * 1.0001; ++i) frame.x_tick(low + step * i, number(low + step * i));
+  for (int i = int(std::ceil(low / step)); step * i <= high * 1.0001; ++i)
+    frame.x_tick(step * i, number(step * i));
   std::vector<std::pair<double, double>> line;
-  for (const CurveMark& point : points) line.emplace_back(point.x, point.y);
-  frame.line(line, "plain", "ring");
+  for (const CurveMark& point : points) line.emplace_back(point.x, y_of(point.y));
+  frame.line(line, "plain", points.size() > 40 ? nullptr : "ring");
   for (const CurveMark& point : points)
     if (point.chosen)
       frame.add(fmt::format("<circle class=\"mark\" cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"5\"/>", frame.x(point.x),
-                            frame.y(point.y)));
+                            frame.y(y_of(point.y))));
   return frame.close();
 }
 

@@ -29,7 +29,8 @@ struct WideBar {
   double value = 0.0;
 };
 std::string wide_bar_plot(const PlotText& text, const std::vector<WideBar>& bars);
-// Points (x, y) joined in order, the chosen one filled. y runs from 0.
+// Points (x, y) joined in order, the chosen one filled. y runs from 0, or is logarithmic where the largest is
+// more than twenty times the smallest.
 struct CurveMark {
   double x = 0.0, y = 0.0;
   bool chosen = false;

@@ -11,6 +11,8 @@ namespace {
 
 using namespace report;
 
+constexpr size_t kColumns = 80;  // of a terminal
+
 // Characters, not bytes: what a terminal shows.
 size_t width_of(std::string_view text) {
   return size_t(std::count_if(text.begin(), text.end(), [](char c) { return (uint8_t(c) & 0xC0) != 0x80; }));
@@ -39,11 +41,42 @@ std::string table(std::vector<std::vector<std::string>> rows) {
   return out;
 }
 
+// Broken at spaces; words that are longer than a line (hashes, paths) stay whole, to be copied.
+std::string wrapped(std::string_view text, const std::string& first, const std::string& rest) {
+  std::string out, line = first;
+  bool is_empty = true;  // nothing but the indentation
+  while (!text.empty()) {
+    const size_t end = std::min(text.find(' '), text.size());
+    const std::string_view word = text.substr(0, end);
+    text.remove_prefix(std::min(end + 1, text.size()));
+    if (!is_empty && width_of(line) + 1 + width_of(word) > kColumns) {
+      out += line + "\n";
+      line = rest;
+      is_empty = true;
+    }
+    if (!is_empty) line += ' ';
+    line += word;
+    is_empty = false;
+  }
+  return out + line + "\n";
+}
+
+// Names and values side by side; a value that is too long for that goes below its name.
 std::string fact_lines(const std::vector<Fact>& facts) {
-  if (facts.empty()) return {};
-  std::vector<std::vector<std::string>> rows;
-  for (const Fact& fact : facts) rows.push_back({fact.name, fact.value});
-  return table(std::move(rows));
+  size_t width = 0;
+  for (const Fact& fact : facts) width = std::max(width, width_of(fact.name));
+  std::string out;
+  for (const Fact& fact : facts) {
+    const std::string start = "  " + fact.name + std::string(width - width_of(fact.name) + 2, ' ');
+    if (width_of(start) + width_of(fact.value) <= kColumns) {
+      out += start + fact.value + "\n";
+    } else if (fact.value.starts_with("pare ")) {
+      out += "  " + fact.name + "\n    " + fact.value + "\n";  // a command, to be copied
+    } else {
+      out += "  " + fact.name + "\n" + wrapped(fact.value, "    ", "    ");
+    }
+  }
+  return out;
 }
 
 std::string optional_number(const std::optional<double>& value) {
@@ -53,18 +86,11 @@ std::string optional_number(const std::optional<double>& value) {
 std::string list(const char* title, const std::vector<std::string>& items) {
   if (items.empty()) return {};
   std::string out = std::string("\n") + title + "\n";
-  for (const std::string& item : items) out += "  * " + item + "\n";
+  for (const std::string& item : items) out += wrapped(item, "  * ", "    ");
   return out;
 }
 
-}  // namespace
-
-std::string report_text(const ReportInput& input) {
-  const Facts facts = gather(input);
-  std::string out = facts.title + ": " + facts.subtitle + "\n" + list("KNOW THIS FIRST", facts.warnings) +
-                    "\n" + fact_lines(facts.key_figures) + list("MISSING", facts.missing);
-  if (!facts.damage.empty()) out += "\nDAMAGE\n" + fact_lines(facts.damage) + "\n" + fact_lines(facts.data);
-  out += "\nSIZE\n" + fact_lines(facts.size_facts) + "\n";
+std::string size_text(const ReportInput& input, const Facts& facts) {
   std::vector<std::vector<std::string>> sizes = {{"part", ">weights", ">bytes", ">bits/weight"}};
   const bool has_damage = input.run && input.run->damage;
   if (has_damage) sizes[0].push_back(">hidden state error");
@@ -78,41 +104,81 @@ std::string report_text(const ReportInput& input) {
       if (is_block && block.block == size.block) error = number(block.relative_error);
     sizes.back().push_back(error);
   }
-  out += table(std::move(sizes));
+  std::string out = "\nSIZE\n" + fact_lines(facts.size_facts) + "\n" + table(std::move(sizes));
   if (input.run && !input.run->curve.empty()) {
     std::vector<std::vector<std::string>> rows = {{">bits/weight", ">" + shown(input.run->curve_unit), ""}};
     for (const CurvePoint& point : input.run->curve)
       rows.push_back({number(point.bits_per_weight), number(point.loss), point.chosen ? "chosen" : ""});
     out += "\nWHAT A SIZE WOULD COST\n" + table(std::move(rows));
   }
-  if (!facts.matrices.empty()) {
-    std::vector<std::vector<std::string>> rows = {{"tensor", "asked", "applied", "scheme", ">bits",
-                                                   ">output error", ">rtn", ">weight error", ">clipped",
-                                                   "also"}};
-    for (const MatrixRow& row : facts.matrices) {
-      const TensorRecord& record = *row.tensor->record;
-      rows.push_back(
-          {shown(record.name), shown(record.method_asked), shown(record.method_applied), shown(record.scheme),
-           optional_number(record.bits_per_weight), optional_number(row.output_error),
-           optional_number(row.rtn_output_error), optional_number(record.relative_error),
-           record.clipped_share ? fmt::format("{:.3g} %", 100.0 * *record.clipped_share) : "-",
-           record.fallback.empty() ? row.notes : "fallback: " + shown(record.fallback) + "; " + row.notes});
+  return out;
+}
+
+// "12 gate_up": short enough for a table; the whole name stands among the details.
+std::string short_label(const ReportInput& input, const ReportTensor& tensor) {
+  if (tensor.part.empty()) return shown(tensor.name);
+  const bool is_block = tensor.block >= 0 && tensor.block < input.blocks;
+  return is_block ? fmt::format("{} {}", tensor.block, tensor.part) : tensor.part;
+}
+
+std::string matrix_text(const ReportInput& input, const Facts& facts) {
+  if (facts.matrices.empty()) return {};
+  std::vector<std::vector<std::string>> rows = {{"matrix", "scheme", ">bits"}};
+  if (facts.by_output) rows[0].insert(rows[0].end(), {">output err", ">by RTN"});
+  rows[0].insert(rows[0].end(), {">weight err", ">clipped"});
+  std::string details;
+  for (const MatrixRow& row : facts.matrices) {
+    const TensorRecord& record = *row.tensor->record;
+    rows.push_back(
+        {short_label(input, *row.tensor), shown(record.scheme), optional_number(record.bits_per_weight)});
+    if (facts.by_output) {
+      rows.back().push_back(optional_number(row.output_error));
+      rows.back().push_back(optional_number(row.rtn_output_error));
     }
-    out += "\nMATRICES (" + facts.error_name + ")\n" + table(std::move(rows));
+    rows.back().push_back(optional_number(record.relative_error));
+    rows.back().push_back(record.clipped_share ? fmt::format("{:.3g} %", 100.0 * *record.clipped_share)
+                                               : "-");
+    std::string line = shown(record.name) + ": " + shown(record.method_applied);
+    if (record.method_asked != record.method_applied) line += ", asked for " + shown(record.method_asked);
+    if (!record.fallback.empty()) line += "; fallback: " + shown(record.fallback);
+    if (record.max_error) line += "; max |W−Ŵ| " + number(*record.max_error);
+    if (!row.notes.empty()) line += "; " + row.notes;
+    details += wrapped(line, "  ", "    ");
   }
-  if (has_damage && !input.run->damage->worst.empty()) {
-    std::vector<std::vector<std::string>> rows = {{">KL", ">position", ">window", ">in window", ">id",
-                                                   ">nll before", ">nll after", "original says", "this says",
-                                                   "text [token]"}};
-    for (const WorstToken& worst : input.run->damage->worst)
-      rows.push_back({number(worst.kl), std::to_string(worst.position), std::to_string(worst.window),
-                      std::to_string(worst.position_in_window), std::to_string(worst.id),
-                      number(worst.original_nll), number(worst.nll), shown(worst.original_best),
-                      shown(worst.compressed_best), shown(worst.context) + " [" + shown(worst.token) + "]"});
-    out += "\nWORST TOKENS\n" + table(std::move(rows));
+  return "\nMATRICES\n" + wrapped(facts.error_name, "  ", "  ") + "\n" + table(std::move(rows)) +
+         "\nDETAILS OF MATRICES\n" + details;
+}
+
+std::string worst_text(const ReportInput& input) {
+  if (!input.run || !input.run->damage || input.run->damage->worst.empty()) return {};
+  std::string out = "\nWORST TOKENS\n";
+  for (const WorstToken& worst : input.run->damage->worst) {
+    out += wrapped(fmt::format("KL {}: nll {} → {}, position {}, window {}, {} in window, id {}",
+                               number(worst.kl), number(worst.original_nll), number(worst.nll),
+                               worst.position, worst.window, worst.position_in_window, worst.id),
+                   "  ", "      ");
+    out += wrapped(fmt::format("original says [{}], this [{}]", shown(worst.original_best),
+                               shown(worst.compressed_best)),
+                   "    ", "      ");
+    out += wrapped(fmt::format("…{} [{}]", shown(worst.context), shown(worst.token)), "    ", "      ");
   }
-  out += "\nTO REPEAT IT\n" + fact_lines(facts.repeat) + "  Options  " +
-         shown(input.manifest.options.dump()) + "\n  Recipe  " + shown(input.manifest.recipe.dump()) + "\n";
+  return out;
+}
+
+std::string repeat_text(const ReportInput& input, const Facts& facts) {
+  std::string out = "\nTO REPEAT IT\n" + fact_lines(facts.repeat);
+  for (const auto& [title, json] : {std::pair<const char*, const Json*>{"OPTIONS", &input.manifest.options},
+                                    {"RECIPE", &input.manifest.recipe}}) {
+    if (!json->is_object() && !json->is_array()) continue;
+    std::vector<Fact> members;
+    if (json->is_object()) {
+      for (const auto& [key, value] : json->members()) members.push_back({shown(key), value_text(value)});
+    } else {
+      int step = 0;
+      for (const Json& item : json->items()) members.push_back({std::to_string(++step), value_text(item)});
+    }
+    if (!members.empty()) out += fmt::format("\n{}\n", title) + fact_lines(members);
+  }
   std::vector<std::vector<std::string>> inputs = {{"input", ">bytes", "XXH3-128"}};
   for (const Json& file : input.manifest.inputs.items()) {
     const Json *name = file.find("name"), *bytes = file.find("bytes"), *hash = file.find("xxh3_128");
@@ -121,6 +187,18 @@ std::string report_text(const ReportInput& input) {
                       hash != nullptr && hash->is_string() ? shown(hash->as_string()) : "-"});
   }
   return out + "\n" + table(std::move(inputs));
+}
+
+}  // namespace
+
+std::string report_text(const ReportInput& input) {
+  const Facts facts = gather(input);
+  std::string out = wrapped(facts.title + ": " + facts.subtitle, "", "  ") +
+                    list("KNOW THIS FIRST", facts.warnings) + "\n" + fact_lines(facts.key_figures) +
+                    list("MISSING", facts.missing);
+  if (!facts.damage.empty()) out += "\nDAMAGE\n" + fact_lines(facts.damage) + "\n" + fact_lines(facts.data);
+  return out + size_text(input, facts) + matrix_text(input, facts) + worst_text(input) +
+         repeat_text(input, facts);
 }
 
 Json report_json(const ReportInput& input) {
