@@ -139,6 +139,7 @@ Status conclude_run(const QuantizeArguments& arguments, const QuantizeSettings& 
     print_quantize_plan(arguments, settings, run.outcome.plan);
     if (has_target(arguments)) print_chosen_bits(run.chosen, run.model, run.schemes);
     if (damage) print_damage(*damage);
+    if (arguments.report) print_matrices(run.manifest);
     print_quantize_outcome(run.outcome, run.manifest);
   }
   if (damage) PARE_CHECK(check_gates(run.gates, *damage, arguments.output.path));

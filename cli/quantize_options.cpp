@@ -305,6 +305,9 @@ void add_report_options(CLI::App& verb, QuantizeArguments& arguments) {
       ->capture_default_str()
       ->type_name("N")
       ->group("Report");
+  verb.add_flag("--report", arguments.report,
+                "print a line per matrix: its format, bits and error (`pare report OUT` makes a page of all)")
+      ->group("Report");
   verb.add_flag("--no-report", arguments.no_report, "do not measure the damage at the end")->group("Report");
   verb.add_option("--fail-if", arguments.fail_if,
                   "exit 9 when this holds of the report: kl>0.05, top1<0.95, ratio>1.02, delta>0.5")

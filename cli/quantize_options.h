@@ -41,7 +41,7 @@ struct QuantizeArguments {
   // The report.
   std::string report_data;
   int64_t report_tokens = 4096;
-  bool no_report = false;
+  bool no_report = false, report = false;  // report: a line per matrix
   std::vector<std::string> fail_if;
   // The job.
   std::string work_dir;

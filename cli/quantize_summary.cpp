@@ -117,6 +117,18 @@ void print_quantize_plan(const QuantizeArguments& arguments, const QuantizeSetti
              " bits per quantized weight, scales included");
 }
 
+void print_matrices(const Manifest& manifest) {
+  Table table({"matrix", "scheme", ">bits", ">error", "method"});
+  for (const TensorRecord& record : manifest.tensors) {
+    if (record.kind != "quantized" || record.method_applied == "copy") continue;
+    const std::optional<double> error = error_of(record);
+    table.row({sanitize(record.name), record.scheme,
+               record.bits_per_weight ? formatted(*record.bits_per_weight, "%.3f") : "-",
+               error ? formatted(*error, "%.4f") : "-", record.method_applied});
+  }
+  print(table.text());
+}
+
 void print_quantize_outcome(const QuantizeOutcome& outcome, const Manifest& manifest) {
   print_line("  file " + format_bytes(outcome.output_bytes) + " in " + format_duration(outcome.seconds) +
              ", peak memory " + format_bytes(peak_resident_bytes()));

@@ -19,6 +19,8 @@ Json quantize_json(const QuantizeArguments& arguments, const WeightSource& sourc
                    const QuantizeOutcome& outcome, const Manifest& manifest);
 void print_quantize_plan(const QuantizeArguments& arguments, const QuantizeSettings& settings,
                          const QuantizePlan& plan);
+// A line per quantized matrix: scheme, bits per weight, error, method.
+void print_matrices(const Manifest& manifest);
 // Size, time, the worst tensor, and the last line with its counts.
 void print_quantize_outcome(const QuantizeOutcome& outcome, const Manifest& manifest);
 
