@@ -41,11 +41,12 @@ class JobFaults : public ::testing::TestWithParam<std::tuple<int, bool>> {
       ::testing::internal::CaptureStderr();  // warnings
       {
         reached = false;
-        const FaultScope scope([&, calls = int64_t{0}](std::string_view, const std::string&) mutable {
+        const FaultScope scope([&, calls = int64_t{0}, persists = from_then_on, code = error](
+                                   std::string_view, const std::string&) mutable {
           const int64_t number = calls++;
-          if (number != k && !(from_then_on && number > k)) return 0;
+          if (number != k && !(persists && number > k)) return 0;
           reached = true;
-          return error;
+          return code;
         });
         status = action();
       }
