@@ -127,9 +127,9 @@ dl.facts{grid-template-columns:1fr;gap:0}dl.facts dd{margin-bottom:.5rem}
 .tiles{grid-template-columns:1fr 1fr}.tiles dd{font-size:1rem}}
 @media print{:root{--ground:#fff;--card:#fff;--ink:#000;--soft:#333;--line:#bbb;--accent:#0b5fa5;
 --accent-soft:#0b5fa526;--before:#555;--before-soft:#5553;--warn:#000;--warn-ground:#fff;--warn-line:#000}
-body{font-size:10pt}main{max-width:none;padding:0}h2{break-after:avoid}figure,tr,.warn{break-inside:avoid}
+html,body{font-size:10pt}main{max-width:none;padding:0}h2{break-after:avoid}figure,tr,.warn{break-inside:avoid}
 .plots{grid-template-columns:repeat(3,1fr);gap:.5rem}td.long{min-width:0}.scroll{overflow:visible;border:0}
-table{font-size:7.5pt}th,td{padding:.15rem .3rem;overflow-wrap:anywhere;white-space:normal}thead{display:table-header-group}
+table{font-size:7.5pt}th,td,thead th{padding:.15rem .3rem;overflow-wrap:anywhere;white-space:normal}thead{display:table-header-group}
 pre{white-space:pre-wrap}}
 @page{margin:14mm}
 )css";

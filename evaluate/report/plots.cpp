@@ -156,9 +156,12 @@ std::string curve_plot(const PlotText& text, std::vector<CurveMark> points) {
   double top = 1e-12;
   for (const CurveMark& point : points) top = std::max(top, point.y);
   double bottom = top;
-  for (const CurveMark& point : points) bottom = std::min(bottom, point.y);
-  // Losses fall by a factor per bit: on an even scale all that matters would lie on the floor.
+  for (const CurveMark& point : points)
+    if (point.y > 0.0 || point.chosen) bottom = std::min(bottom, point.y);
+  // Losses fall by a factor per bit: on an even scale all that matters would lie on the floor. No loss at all
+  // (16 bits) has no place on this scale; the table has it.
   const bool is_logarithmic = bottom > 0.0 && top > 20.0 * bottom;
+  if (is_logarithmic) std::erase_if(points, [](const CurveMark& p) { return p.y <= 0.0; });
   const double low = points.empty() ? 0.0 : std::floor(points.front().x);
   const double high = points.empty() ? 1.0 : std::ceil(std::max(points.back().x, low + 1.0));
   const auto y_of = [&](double y) { return is_logarithmic ? std::log10(y) : y; };
@@ -168,7 +171,7 @@ std::string curve_plot(const PlotText& text, std::vector<CurveMark> points) {
   if (is_logarithmic) {
     const int decades = std::max(1, int((ceiling - floor) / 6.0 + 0.9999));
     for (int power = int(floor); power <= int(ceiling); power += decades)
-      frame.y_tick(power, number(std::pow(10.0, power)));
+      frame.y_tick(power, power < -2 ? fmt::format("1e{}", power) : number(std::pow(10.0, power)));
   } else {
     frame.linear_y_ticks();
   }

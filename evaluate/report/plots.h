@@ -30,7 +30,7 @@ struct WideBar {
 };
 std::string wide_bar_plot(const PlotText& text, const std::vector<WideBar>& bars);
 // Points (x, y) joined in order, the chosen one filled. y runs from 0, or is logarithmic where the largest is
-// more than twenty times the smallest.
+// more than twenty times the smallest above 0.
 struct CurveMark {
   double x = 0.0, y = 0.0;
   bool chosen = false;

@@ -361,5 +361,16 @@ TEST(ReportPieces, NumbersAndText) {
   EXPECT_EQ(report::nice_step(0.0, 5), 1.0);
 }
 
+TEST(ReportPieces, LossesOfManySizesAreLogarithmic) {
+  const report::PlotText text{.title = "t", .description = "d", .x_label = "x", .y_label = "y"};
+  const std::string wide = report::curve_plot(
+      text, {{2.0, 5.0, false}, {4.5, 0.1, true}, {8.0, 0.002, false}, {16.0, 0.0, false}});
+  for (const char* tick : {">1e-3<", ">0.01<", ">0.1<", ">1<", ">10<"}) EXPECT_THAT(wide, HasSubstr(tick));
+  EXPECT_EQ(occurrences(wide, "<circle"), 4);  // three of four points, the chosen one twice
+  const std::string narrow = report::curve_plot(text, {{4.0, 2.0, false}, {8.0, 1.0, true}});
+  EXPECT_THAT(narrow, HasSubstr(">0.5<"));
+  EXPECT_THAT(narrow, Not(HasSubstr(">0.1<")));
+}
+
 }  // namespace
 }  // namespace pare::test
