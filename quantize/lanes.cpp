@@ -16,7 +16,7 @@ PARE_INLINE void round_body(const float* __restrict values, const LaneGrids& gri
     ratio = ratio < -1048576.0f ? -1048576.0f : ratio;
     ratio = ratio > 1048576.0f ? 1048576.0f : ratio;
     float code = ((ratio + kMagic) - kMagic) + zero;
-    code = code < bottom ? bottom : code;
+    code = code > bottom ? code : bottom;  // also of NaN: lanes without a row divide zero by zero
     code = code > top ? top : code;
     codes[lane] = int32_t(code);
     restored[lane] = minimum + scale * (code - zero);
