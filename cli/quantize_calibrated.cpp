@@ -127,7 +127,11 @@ Result<SiteStatistics> saved_site(const StatisticsFile& file, int block, Site si
                    .limit = std::string(statistic_name(statistic)),
                    .limit_label = "need"};
     }
-    return file.load(entry, /*writable=*/true);
+    PARE_TRY(SiteStatistics statistics, file.load(entry, /*writable=*/true));
+    // Not to be scaled in vain, or refused because it cannot be.
+    if (!wanted.has(Statistic::range)) statistics.has_range = false;
+    if (!wanted.has(Statistic::histogram)) statistics.histogram.reset();
+    return statistics;
   }
   return Error{.exit = Exit::malformed,
                .rule = "IM04",
@@ -222,7 +226,15 @@ Result<Exit> run_folder_job(const QuantizeArguments& arguments, const QuantizeSe
   }
   StopClock stop(folder);
   job.advance = [&](int64_t) { return stop.check(); };
-  PARE_TRY(run.manifest, run_job(arguments, common, job, folder, manifest, run));
+  auto stored = run_job(arguments, common, job, folder, manifest, run);
+  if (!stored) {
+    // A target that cannot be met: there is nothing to continue.
+    if (stored.error().exit == Exit::usage && !arguments.resume && folder.generation() == 0) {
+      PARE_CHECK(folder.remove());
+    }
+    return stored.error();
+  }
+  run.manifest = *std::move(stored);
   run.schemes = job.schemes;
   // What comes now can be had again from the output: a stop signal need not wait.
   PARE_TRY(const auto damage, report_run(arguments, common, run, [&]() -> Status {
