@@ -71,6 +71,7 @@ Json to_json(const RunReport& report) {
   if (!report.curve.empty()) json["curve"] = curve_to_json(report);
   json["extra"] = report.extra;
   if (report.damage) json["damage"] = to_json(*report.damage);
+  if (report.speed) json["speed"] = to_json(*report.speed);
   return json;
 }
 
@@ -111,6 +112,9 @@ Result<RunReport> run_report_from_json(const Json& json, std::string_view path) 
   if (fields.error()) return *std::move(fields.error());
   if (json.find("damage") != nullptr) {
     PARE_TRY(report.damage, damage_from_json(*json.find("damage"), path, "damage."));
+  }
+  if (json.find("speed") != nullptr) {
+    PARE_TRY(report.speed, speed_from_json(*json.find("speed"), path, "speed."));
   }
   return report;
 }

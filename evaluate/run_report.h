@@ -11,6 +11,7 @@
 #include "engine/core/manifest.h"
 #include "engine/core/result.h"
 #include "evaluate/damage_report.h"
+#include "evaluate/generation_speed.h"
 
 namespace pare {
 
@@ -37,6 +38,7 @@ struct RunReport {
   std::string curve_unit;             // "KL, nats per token"
   Json extra = Json::object();        // anything else, shown as it is
   std::optional<DamageReport> damage;
+  std::optional<SpeedComparison> speed;  // measured on this machine
 };
 
 Json to_json(const RunReport& report);

@@ -4,16 +4,15 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstring>
 #include <optional>
 
 #include "engine/core/signals.h"
+#include "engine/run/sequence_runner.h"
 #include "engine/run/stop_filter.h"
 
 namespace pare {
 namespace {
 
-constexpr int64_t kPrefillTokens = 512;  // tokens of a prompt that run through the model at once
 constexpr int64_t kLogitRows = 512;      // rows of score() that meet the head at once
 
 using Clock = std::chrono::steady_clock;
@@ -30,64 +29,6 @@ Error prompt_error(Exit exit, std::string what, std::string got, std::string lim
           .limit = std::move(limit),
           .limit_label = "limit"};
 }
-
-// Cache, buffers and workspace of one generation: everything a decode step needs, allocated once.
-class Decoder {
- public:
-  static Result<Decoder> create(Model& model, int64_t prompt_tokens, int64_t capacity) {
-    const ModelConfig& config = model.config();
-    const Device device = model.device();
-    const int64_t rows = std::min(prompt_tokens, kPrefillTokens);
-    Decoder decoder(model);
-    PARE_CHECK(model.reserve_positions(capacity));
-    PARE_TRY(decoder.cache_, KvCache::allocate(config, 1, capacity, device));
-    PARE_TRY(decoder.ids_, Tensor::allocate(DType::i32, {rows}, device));
-    PARE_TRY(decoder.hidden_, Tensor::allocate(DType::f32, {rows, config.hidden_size}, device));
-    PARE_TRY(decoder.logits_, Tensor::allocate(DType::f32, {1, config.vocabulary_size}, device));
-    // Whole chunks, the ragged last one, and single tokens: a kernel for few rows may ask for more than one
-    // for many.
-    size_t bytes = 0;
-    for (const int64_t tokens : {rows, prompt_tokens % kPrefillTokens, int64_t{1}})
-      bytes = std::max(bytes, model.workspace_bytes({.sequences = 1, .tokens_per_sequence = tokens}, 1));
-    PARE_TRY(decoder.workspace_, Workspace::reserve(bytes, device));
-    return decoder;
-  }
-
-  // Runs the tokens behind those in the cache; afterwards logits() predict what follows the last one.
-  Status run(std::span<const int32_t> tokens) {
-    for (size_t begin = 0; begin < tokens.size(); begin += size_t(kPrefillTokens)) {
-      const size_t count = std::min(tokens.size() - begin, size_t(kPrefillTokens));
-      PARE_CHECK(run_chunk(tokens.subspan(begin, count)));
-    }
-    const Tensor last = hidden_.rows(last_row_, last_row_ + 1);
-    return model_->run_head(last, logits_, workspace_);
-  }
-
-  std::span<float> logits() { return {logits_.mutable_data<float>(), size_t(logits_.numel())}; }
-
- private:
-  explicit Decoder(Model& model) : model_(&model) {}
-
-  Status run_chunk(std::span<const int32_t> tokens) {
-    const int64_t count = int64_t(tokens.size());
-    const Batch batch{.sequences = 1, .tokens_per_sequence = count, .first_position = cache_.length()};
-    const Tensor ids = ids_.rows(0, count);
-    std::memcpy(ids.mutable_data<int32_t>(), tokens.data(), tokens.size_bytes());
-    Tensor hidden = hidden_.rows(0, count);
-    PARE_CHECK(model_->embed(ids, batch, hidden, workspace_));
-    for (int i = 0; i < int(model_->config().block_count()); ++i)
-      PARE_CHECK(model_->run_block(i, batch, hidden, &cache_.block(i), workspace_));
-    cache_.advance(count);
-    last_row_ = count - 1;
-    return {};
-  }
-
-  Model* model_;
-  KvCache cache_;
-  Tensor ids_, hidden_, logits_;
-  Workspace workspace_;
-  int64_t last_row_ = 0;
-};
 
 // Token ids to streamed text: whole characters, no stop strings.
 class TextStream {
@@ -200,9 +141,9 @@ Result<GenerateResult> Session::generate(std::span<const int32_t> prompt, const 
 
   const Clock::time_point prefill_start = Clock::now();
   // The last new token is never run, so it needs no place in the cache.
-  PARE_TRY(Decoder decoder, Decoder::create(*model_, prompt_tokens, prompt_tokens + room - 1));
+  PARE_TRY(SequenceRunner runner, SequenceRunner::create(*model_, prompt_tokens, prompt_tokens + room - 1));
   result.cache_bytes = KvCache::bytes_for(config, 1, prompt_tokens + room - 1);
-  PARE_CHECK(decoder.run(prompt));
+  PARE_CHECK(runner.run(prompt));
   result.prefill_seconds = seconds_since(prefill_start);
 
   std::vector<int32_t> history(prompt.begin(), prompt.end());
@@ -212,7 +153,7 @@ Result<GenerateResult> Session::generate(std::span<const int32_t> prompt, const 
   TextStream stream(tokenizer_.get(), options.stop, emit, result.text);
   const Clock::time_point decode_start = Clock::now();
   while (true) {
-    PARE_TRY(const int32_t id, sampler.next(decoder.logits(), history, uint64_t(result.ids.size())));
+    PARE_TRY(const int32_t id, sampler.next(runner.logits(), history, uint64_t(result.ids.size())));
     const bool is_eos = std::find(config.eos_ids.begin(), config.eos_ids.end(), id) != config.eos_ids.end();
     if (is_eos && options.stop_at_eos) {
       result.reason = StopReason::eos;
@@ -233,7 +174,7 @@ Result<GenerateResult> Session::generate(std::span<const int32_t> prompt, const 
       result.reason = room == options.max_new_tokens ? StopReason::length : StopReason::context_full;
       break;
     }
-    PARE_CHECK(decoder.run(std::span(&history.back(), 1)));
+    PARE_CHECK(runner.run(std::span(&history.back(), 1)));
     ++result.decode_steps;
   }
   stream.finish();

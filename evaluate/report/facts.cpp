@@ -230,6 +230,31 @@ void find_damage(const ReportInput& input, Facts& facts) {
       {"same best token", fmt::format("{:.2f} %", 100.0 * damage.top1_agreement.value)});
 }
 
+std::string spread(const Rate& rate) {
+  return fmt::format("{} ({} to {})", number(rate.median), number(rate.lower_quartile),
+                     number(rate.upper_quartile));
+}
+
+void find_speed(const ReportInput& input, Facts& facts) {
+  if (!input.run || !input.run->speed) return;
+  const SpeedComparison& speed = *input.run->speed;
+  const ModelSpeed &before = speed.original, &after = speed.compressed;
+  const std::string decode = rate_change_text(before.decode, after.decode, "→");
+  facts.speed = {{"One token at a time", decode},
+                 {fmt::format("Prompt of {} tokens", speed.prompt_tokens),
+                  rate_change_text(before.prefill, after.prefill, "→")},
+                 {"Weights in memory", fmt::format("{} → {}", format_bytes(before.loaded_bytes),
+                                                   format_bytes(after.loaded_bytes))},
+                 {"One token, original (quartiles)", spread(before.decode)},
+                 {"One token, compressed (quartiles)", spread(after.decode)},
+                 {"Prompt, original (quartiles)", spread(before.prefill)},
+                 {"Prompt, compressed (quartiles)", spread(after.prefill)},
+                 {"Measured", fmt::format("in turns, {} times {} tokens and {} times the prompt, on {}",
+                                          before.decode.repetitions, speed.decode_tokens,
+                                          before.prefill.repetitions, shown(speed.device))}};
+  facts.key_figures.push_back({"one token at a time", decode});
+}
+
 void find_repeat(const ReportInput& input, Facts& facts) {
   const Manifest& manifest = input.manifest;
   if (input.run && !input.run->command_line.empty()) {
@@ -312,6 +337,7 @@ Facts gather(const ReportInput& input) {
   find_missing(input, facts);
   find_sizes(input, facts);
   find_damage(input, facts);
+  find_speed(input, facts);
   find_repeat(input, facts);
   const Manifest& manifest = input.manifest;
   std::string what;

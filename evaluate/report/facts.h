@@ -58,6 +58,7 @@ struct Facts {
   std::vector<Fact> size_facts;
   std::vector<Fact> damage;  // empty without a damage report
   std::vector<Fact> data;    // the tokens of the damage report
+  std::vector<Fact> speed;   // empty when it was not measured
   std::vector<Fact> repeat;  // command, options, seed
 };
 

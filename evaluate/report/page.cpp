@@ -72,6 +72,13 @@ std::string damage_section(const Facts& facts) {
          html_table("Damage against the original", columns, rows) + "</div>" + fact_list(facts.data);
 }
 
+std::string speed_section(const Facts& facts) {
+  if (facts.speed.empty()) return {};
+  return "<h2>Speed on this device</h2>\n<p>Both models in turns, tokens per second; medians, with the "
+         "quartiles between which half of the repetitions lie.</p>\n" +
+         fact_list(facts.speed);
+}
+
 std::string error_section(const ReportInput& input, const Facts& facts) {
   if (facts.series.empty() && !(input.run && input.run->damage)) return {};
   std::string out = "<h2>Error per layer</h2>\n";
@@ -368,9 +375,9 @@ std::string repeat_section(const ReportInput& input, const Facts& facts) {
 
 std::string report_html(const ReportInput& input) {
   const Facts facts = gather(input);
-  return head(facts) + damage_section(facts) + error_section(input, facts) + size_section(input, facts) +
-         worst_section(input) + histogram_section(input, facts) + tensor_section(facts) +
-         repeat_section(input, facts) + "</main>\n</body>\n</html>\n";
+  return head(facts) + damage_section(facts) + speed_section(facts) + error_section(input, facts) +
+         size_section(input, facts) + worst_section(input) + histogram_section(input, facts) +
+         tensor_section(facts) + repeat_section(input, facts) + "</main>\n</body>\n</html>\n";
 }
 
 }  // namespace pare

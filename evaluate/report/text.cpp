@@ -197,6 +197,7 @@ std::string report_text(const ReportInput& input) {
                     list("KNOW THIS FIRST", facts.warnings) + "\n" + fact_lines(facts.key_figures) +
                     list("MISSING", facts.missing);
   if (!facts.damage.empty()) out += "\nDAMAGE\n" + fact_lines(facts.damage) + "\n" + fact_lines(facts.data);
+  if (!facts.speed.empty()) out += "\nSPEED ON THIS DEVICE, TOKENS PER SECOND\n" + fact_lines(facts.speed);
   return out + size_text(input, facts) + matrix_text(input, facts) + worst_text(input) +
          repeat_text(input, facts);
 }

@@ -99,6 +99,14 @@ ReportInput example() {
   run.curve_unit = "KL, nats per token";
   run.damage = checked(damage_report(original, compressed, damage_tokens(ids, 12, 10, "made-up text"),
                                      nullptr, {}, [](int64_t) { return Status(); }));
+  const auto rate = [](double median) {
+    return Rate{
+        .median = median, .lower_quartile = median - 1.5, .upper_quartile = median + 2.5, .repetitions = 9};
+  };
+  run.speed = SpeedComparison{
+      .device = "cpu", .prompt_tokens = 119, .decode_tokens = 31, .original = {}, .compressed = {}};
+  run.speed->original = {.decode = rate(41.25), .prefill = rate(307.5), .loaded_bytes = 271000000};
+  run.speed->compressed = {.decode = rate(57.75), .prefill = rate(308.5), .loaded_bytes = 163000000};
   input.run = std::move(run);
   for (size_t i = 0; i < model.tensors.size(); ++i) {
     const TensorSpec& spec = model.tensors[i];
@@ -191,6 +199,10 @@ TEST_F(ReportTest, EveryNumberAppearsOnPageAndInText) {
     expected.push_back(report::number(record.extra.find("rtn_output_error")->as_double()));
   }
   expected.push_back("scale search kind awq, ratio 0.35");
+  for (const char* value : {"41.2 → 57.8 tokens/s (1.40x)", "308 → 308 tokens/s (no speed-up on this device)",
+                            "Prompt of 119 tokens", "271.0 MB → 163.0 MB", "41.25 (39.75 to 43.75)",
+                            "308.5 (307 to 311)", "9 times 31 tokens"})
+    expected.push_back(value);
   for (const std::string& value : expected) {
     EXPECT_THAT(page, HasSubstr(value));
     const bool is_quoted = value.find("&#39;") != std::string::npos;
@@ -330,6 +342,9 @@ TEST_F(ReportTest, EveryFieldIsChecked) {
        }},
       {"token id out of range", "RP04", "damage.worst_tokens[0].id",
        [](Json& j) { j["damage"]["worst_tokens"].items()[0]["id"] = int64_t(1) << 40; }},
+      {"speed that is no object", "RP03", "speed", [](Json& j) { j["speed"] = "fast"; }},
+      {"speed below zero", "RP04", "speed.compressed.decode.lower_quartile",
+       [](Json& j) { j["speed"]["compressed"]["decode"]["lower_quartile"] = -2.0; }},
       {"curve without points", "RP02", "curve.points", [](Json& j) { j["curve"].erase("points"); }},
   };
   for (const BadReport& bad : cases) {
