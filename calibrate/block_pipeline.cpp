@@ -96,23 +96,25 @@ Result<std::unique_ptr<BlockPipeline>> BlockPipeline::create(std::shared_ptr<Edi
     pipeline->original_ = std::make_unique<Stream>();
     PARE_TRY(pipeline->original_->model, Model::open(std::move(original), Device::cpu()));
   }
-  const ModelConfig& config = pipeline->stream_->model->config();
-  const uint64_t floor =
-      pipeline_floor_bytes(*pipeline->stream_->model, context, pipeline->options_.original_stream);
+  // The original is the larger one.
+  const Model& widest =
+      pipeline->original_ != nullptr ? *pipeline->original_->model : *pipeline->stream_->model;
+  const uint64_t floor = pipeline_floor_bytes(widest, context, pipeline->options_.original_stream);
   const uint64_t used = resident_bytes();
   const uint64_t limit = pipeline->options_.memory_limit;
   MemoryBudget budget{.left = limit > used + floor ? limit - used - floor : 0,
                       .spill_folder = pipeline->options_.spill_folder};
-  PARE_TRY(pipeline->workspace_,
-           Workspace::reserve(workspace_bytes(*pipeline->stream_->model, context), Device::cpu()));
+  PARE_TRY(pipeline->workspace_, Workspace::reserve(workspace_bytes(widest, context), Device::cpu()));
   for (Stream* stream : {pipeline->stream_.get(), pipeline->original_.get()}) {
     if (stream == nullptr) continue;
     PARE_CHECK(stream->model->reserve_positions(context));
-    PARE_TRY(stream->hidden, ActivationStore::create(pipeline->chunk_rows_, config.hidden_size, budget));
+    PARE_TRY(stream->hidden,
+             ActivationStore::create(pipeline->chunk_rows_, stream->model->config().hidden_size, budget));
   }
   for (Stream* stream : {pipeline->stream_.get(), pipeline->original_.get()}) {
     if (stream == nullptr) continue;
-    const BlockConfig& block = config.blocks.front();  // equal in all of them: checked when a block is run
+    // Equal in all of them: checked when a block is run.
+    const BlockConfig& block = stream->model->config().blocks.front();
     PARE_TRY(stream->mixed,
              ActivationStore::create(pipeline->chunk_rows_, block.heads * block.head_dim, budget));
     PARE_TRY(stream->inner, ActivationStore::create(pipeline->chunk_rows_, block.intermediate_size, budget));
@@ -228,7 +230,8 @@ Status BlockPipeline::collect(int index, Site site, StatisticSet wanted, bool cr
     PARE_TRY(statistics.second_moment, Tensor::allocate(DType::f32, {channels, channels}));
   }
   if (cross) {
-    PARE_TRY(cross_moment, Tensor::allocate(DType::f32, {channels, channels}));
+    const int64_t original_channels = original_->model->site_channels(index, site);
+    PARE_TRY(cross_moment, Tensor::allocate(DType::f32, {original_channels, channels}));
   }
   for (int64_t chunk = 0; chunk < stream_->hidden.chunks(); ++chunk) {
     const Workspace::Scope scope(workspace_);
@@ -369,6 +372,24 @@ Status BlockPipeline::observe_block(int index, const std::function<StatisticSet(
     PARE_CHECK(collect(index, site, wanted(site), false, statistics[site], none));
   }
   return finish_block(index, *stream_);
+}
+
+Status BlockPipeline::pass_block(int index, const std::function<Status(const Tensor&, const Tensor&)>& look) {
+  PARE_CHECK(stream_->model->load_block(index));
+  for (int64_t chunk = 0; chunk < stream_->hidden.chunks(); ++chunk) {
+    const Workspace::Scope scope(workspace_);
+    const Shape shape{chunk_rows_[size_t(chunk)], stream_->hidden.channels()};
+    const Tensor scratch = workspace_.take(DType::f32, shape);
+    Tensor after = workspace_.take(DType::f32, shape);
+    PARE_TRY(const Tensor before, stream_->hidden.read(chunk, scratch));
+    std::memcpy(after.mutable_raw(), before.raw(), after.size_bytes());
+    PARE_CHECK(stream_->model->run_block(index, batch(chunk), after, nullptr, workspace_));
+    PARE_CHECK(look(before, after));
+    PARE_CHECK(stream_->hidden.write(chunk, after));
+    PARE_CHECK(options_.advance(shape[0]));
+  }
+  stream_->model->drop_block(index);
+  return {};
 }
 
 int64_t BlockPipeline::state_chunks() const {

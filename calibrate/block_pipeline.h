@@ -42,8 +42,9 @@ uint64_t pipeline_floor_bytes(const Model& model, int64_t context, bool original
 
 class BlockPipeline {
  public:
-  // `source` is what the step edits. A ceiling below what is used plus pipeline_floor_bytes() puts all
-  // activations on disk; callers refuse ceilings that nothing fits. Exit 3, 4, 5, 6.
+  // `source` is what the step edits; `original` may be wider than it (its hidden size was cut). A ceiling
+  // below what is used plus pipeline_floor_bytes() puts all activations on disk; callers refuse ceilings that
+  // nothing fits. Exit 3, 4, 5, 6.
   static Result<std::unique_ptr<BlockPipeline>> create(std::shared_ptr<EditedSource> source,
                                                        std::shared_ptr<const WeightSource> original,
                                                        CalibrationWindows windows, PipelineOptions options);
@@ -62,6 +63,10 @@ class BlockPipeline {
   // Statistics of the unchanged model at all sites: the same walk without a step.
   Status observe_block(int index, const std::function<StatisticSet(Site)>& wanted,
                        std::map<Site, SiteStatistics>& statistics);
+
+  // Runs the unchanged block and shows what entered and left it, f32 [tokens, hidden], chunk by chunk. Rows
+  // are the tokens of whole windows in order.
+  Status pass_block(int index, const std::function<Status(const Tensor& before, const Tensor& after)>& look);
 
   // Hidden states entering the next block, as chunks in order; of the original model after those of the
   // compressed one.

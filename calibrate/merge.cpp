@@ -155,6 +155,8 @@ Status merge_site(SiteStatistics& into, const SiteStatistics& part) {
   }
   add(into.abs_sum, part.abs_sum);
   add(into.square_sum, part.square_sum);
+  add(into.sum, part.sum);
+  add(into.sample_square_sum, part.sample_square_sum);
   for (size_t i = 0; i < into.abs_max.size(); ++i)
     into.abs_max[i] = std::max(into.abs_max[i], part.abs_max[i]);
   if (into.second_moment.defined()) add_moment(into.second_moment, part.second_moment);
@@ -173,6 +175,8 @@ StatisticsHeader header_of(const Statistics& statistics) {
     if (!site.square_sum.empty()) header.collected.add(Statistic::square);
     if (site.has_range) header.collected.add(Statistic::range);
     if (site.histogram) header.collected.add(Statistic::histogram);
+    if (!site.sum.empty()) header.collected.add(Statistic::mean);
+    if (!site.sample_square_sum.empty()) header.collected.add(Statistic::sample_absmean);
   }
   return header;
 }

@@ -39,6 +39,8 @@ SiteStatistics start_site(StatisticSet wanted, int64_t channels) {
   if (wanted.has(Statistic::absmean)) statistics.abs_sum.assign(size_t(channels), 0.0);
   if (wanted.has(Statistic::absmax)) statistics.abs_max.assign(size_t(channels), 0.0f);
   if (wanted.has(Statistic::square)) statistics.square_sum.assign(size_t(channels), 0.0);
+  if (wanted.has(Statistic::mean)) statistics.sum.assign(size_t(channels), 0.0);
+  if (wanted.has(Statistic::sample_absmean)) statistics.sample_square_sum.assign(size_t(channels), 0.0);
   return statistics;
 }
 
@@ -48,6 +50,7 @@ Status observe(SiteStatistics& statistics, StatisticSet wanted, const Tensor& x,
               "[observe] {} rows are not samples of {}", x.size(0), tokens_per_sample);
   PARE_CHECK(check_finite(x));
   observers::add_channel_sums(statistics, wanted, x);
+  if (wanted.has(Statistic::sample_absmean)) observers::add_sample_means(statistics, x, tokens_per_sample);
   if (wanted.has(Statistic::range) || wanted.has(Statistic::histogram)) {
     observers::add_range(statistics, x, tokens_per_sample);
   }

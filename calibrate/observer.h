@@ -16,10 +16,10 @@ inline constexpr double kMovingAverageShare = 0.01;
 SiteStatistics start_site(StatisticSet wanted, int64_t channels);
 
 // Adds x, samples of `tokens_per_sample` rows each (x holds a whole number of them), to everything in
-// `wanted` that one pass gives: absmean, absmax, square and range. Also counts tokens and samples.
-// `histogram` needs the largest magnitude first, so it makes this pass collect the range. Error: exit 7
-// (NU06) with `[row,channel]` of the first value that is not finite; nothing was added then. The caller names
-// block, site and sample.
+// `wanted` that one pass gives: absmean, absmax, square, mean, sample_absmean and range. Also counts tokens
+// and samples. `histogram` needs the largest magnitude first, so it makes this pass collect the range. Error:
+// exit 7 (NU06) with `[row,channel]` of the first value that is not finite; nothing was added then. The
+// caller names block, site and sample.
 Status observe(SiteStatistics& statistics, StatisticSet wanted, const Tensor& x, int64_t tokens_per_sample);
 
 // Second pass of histograms: the limit is the largest magnitude of the first pass (or of all parts, for work

@@ -7,13 +7,15 @@
 namespace pare {
 namespace {
 
-constexpr std::array<std::pair<std::string_view, Statistic>, 6> kNames = {{
+constexpr std::array<std::pair<std::string_view, Statistic>, 8> kNames = {{
     {"second_moment", Statistic::second_moment},
     {"absmean", Statistic::absmean},
     {"absmax", Statistic::absmax},
     {"square", Statistic::square},
     {"range", Statistic::range},
     {"histogram", Statistic::histogram},
+    {"mean", Statistic::mean},
+    {"sample_absmean", Statistic::sample_absmean},
 }};
 
 }  // namespace

@@ -21,18 +21,20 @@ namespace pare {
 
 // One statistic that an observer can collect.
 enum class Statistic : uint8_t {
-  second_moment,  // sum of x x^T: [channels, channels]
-  absmean,        // per channel
-  absmax,         // per channel
-  square,         // per channel, sum of x^2 (the diagonal of the second moment)
-  range,          // smallest and largest value of the site, and their moving average over samples
-  histogram,      // of |x|, negative and positive values apart; needs two passes
+  second_moment,   // sum of x x^T: [channels, channels]
+  absmean,         // per channel
+  absmax,          // per channel
+  square,          // per channel, sum of x^2 (the diagonal of the second moment)
+  range,           // smallest and largest value of the site, and their moving average over samples
+  histogram,       // of |x|, negative and positive values apart; needs two passes
+  mean,            // per channel, sum of x
+  sample_absmean,  // per channel, sum over samples of (mean |x| of the sample)^2: Minitron's activation score
 };
 std::string_view statistic_name(Statistic statistic);
 Result<Statistic> parse_statistic(std::string_view name);  // exit 2 with the list
-inline constexpr Statistic kAllStatistics[] = {Statistic::second_moment, Statistic::absmean,
-                                               Statistic::absmax,        Statistic::square,
-                                               Statistic::range,         Statistic::histogram};
+inline constexpr Statistic kAllStatistics[] = {
+    Statistic::second_moment, Statistic::absmean,   Statistic::absmax, Statistic::square,
+    Statistic::range,         Statistic::histogram, Statistic::mean,   Statistic::sample_absmean};
 
 // Set of statistics.
 class StatisticSet {
@@ -71,6 +73,8 @@ struct SiteStatistics {
   std::vector<double> abs_sum;  // [channels]; empty when not collected, as below
   std::vector<float> abs_max;   // [channels]
   std::vector<double> square_sum;              // [channels]
+  std::vector<double> sum;                     // [channels] (mean)
+  std::vector<double> sample_square_sum;       // [channels] (sample_absmean)
   float low = 0.0f, high = 0.0f;               // smallest and largest value (range)
   double moving_low = 0.0, moving_high = 0.0;  // over samples in their order
   float first_low = 0.0f, first_high = 0.0f;   // of the first sample; with these, moving averages merge

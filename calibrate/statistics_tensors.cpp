@@ -79,8 +79,8 @@ Status parse_range(const Tensor& tensor, const std::string& name, const std::str
     constexpr double kLargest = double(std::numeric_limits<float>::max());
     if (v[low] < -kLargest || v[low + 1] > kLargest) {
       return value_error(Exit::malformed, "IM03", path, fmt::format("{}[{}]", quote(name), low),
-                         "ends beyond what an activation can be",
-                         fmt::format("{}, {}", v[low], v[low + 1]), fmt::format("{}", kLargest), "limit");
+                         "ends beyond what an activation can be", fmt::format("{}, {}", v[low], v[low + 1]),
+                         fmt::format("{}", kLargest), "limit");
     }
     if (v[low] <= v[low + 1]) continue;
     return value_error(Exit::malformed, "IM03", path, fmt::format("{}[{}]", quote(name), low),
@@ -131,6 +131,8 @@ std::vector<StatisticsTensorSpec> site_specs(const SiteEntry& entry, StatisticSe
   add(Statistic::range, "range", DType::f64, {kRangeValues});
   add(Statistic::histogram, "histogram", DType::u64, {2, Histogram::kBins});
   add(Statistic::histogram, "histogram_limit", DType::f64, {1});
+  add(Statistic::mean, "sum", DType::f64, {channels});
+  add(Statistic::sample_absmean, "sample_square_sum", DType::f64, {channels});
   return specs;
 }
 
@@ -174,6 +176,12 @@ Result<std::vector<Tensor>> site_tensors(const SiteStatistics& statistics, Stati
     both.insert(both.end(), statistics.histogram->negative.begin(), statistics.histogram->negative.end());
     PARE_CHECK(add(DType::u64, {2, Histogram::kBins}, both.data()));
     PARE_CHECK(add(DType::f64, {1}, &statistics.histogram->limit));
+  }
+  if (collected.has(Statistic::mean)) {
+    PARE_CHECK(add(DType::f64, {channels}, full(statistics.sum)));
+  }
+  if (collected.has(Statistic::sample_absmean)) {
+    PARE_CHECK(add(DType::f64, {channels}, full(statistics.sample_square_sum)));
   }
   return tensors;
 }
@@ -234,11 +242,12 @@ Result<SiteStatistics> parse_site(const SiteEntry& entry, StatisticSet collected
     PARE_CHECK(check_moment(tensors[next], specs[next].name, path));
     statistics.second_moment = tensors[next++];
   }
-  // Per-channel sums and maxima: finite and not negative.
-  const auto take = [&]<typename T>(Statistic statistic, std::vector<T>& into) -> Status {
+  // Per-channel sums and maxima: finite, and but for plain sums not negative.
+  const auto take = [&]<typename T>(Statistic statistic, std::vector<T>& into,
+                                    bool may_be_negative = false) -> Status {
     if (!collected.has(statistic)) return {};
     const std::span<const T> values = values_of<T>(tensors[next]);
-    PARE_CHECK(check_values(values, false, specs[next].name, path));
+    PARE_CHECK(check_values(values, may_be_negative, specs[next].name, path));
     into.assign(values.begin(), values.end());
     ++next;
     return {};
@@ -252,7 +261,10 @@ Result<SiteStatistics> parse_site(const SiteEntry& entry, StatisticSet collected
   }
   if (collected.has(Statistic::histogram)) {
     PARE_CHECK(parse_histogram(tensors[next], tensors[next + 1], specs[next].name, path, statistics));
+    next += 2;
   }
+  PARE_CHECK(take(Statistic::mean, statistics.sum, /*may_be_negative=*/true));
+  PARE_CHECK(take(Statistic::sample_absmean, statistics.sample_square_sum));
   return statistics;
 }
 

@@ -6,6 +6,7 @@
 //   second_moment f32 [C, C]  abs_sum f64 [C]   abs_max f32 [C]   square_sum f64 [C]
 //   range f64 [6]             low, high, their moving averages, those of the first sample
 //   histogram u64 [2, 2048]   x >= 0, x < 0;    histogram_limit f64 [1]
+//   sum f64 [C]   sample_square_sum f64 [C]
 #pragma once
 
 #include <functional>

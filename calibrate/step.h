@@ -44,8 +44,8 @@ class BlockEdit {
 struct StageInput {
   Site site = Site::none;
   const SiteStatistics& statistics;
-  // sum of x_original x^T, f32 [channels, channels]: the same tokens in the uncompressed model and here; only
-  // when the step asked for it.
+  // sum of x_original x^T, f32 [original channels, channels]: the same tokens in the uncompressed model and
+  // here; only when the step asked for it.
   Tensor cross_moment{};
 };
 

@@ -286,7 +286,8 @@ void add_calibrate(CLI::App& app, Commands& commands) {
       ->required()
       ->type_name("OUT");
   verb->add_option("--statistics", options->statistics,
-                   "which, with commas: second_moment, absmean, absmax, square, range, histogram")
+                   "which, with commas: second_moment, absmean, absmax, square, range, histogram, mean, "
+                   "sample_absmean")
       ->capture_default_str()
       ->type_name("LIST");
   verb->add_option("--samples", options->data.samples, "windows of tokens")

@@ -5,8 +5,11 @@
 
 namespace pare::observers {
 
-// absmean, absmax and square, as far as wanted: per channel, tokens in their order.
+// absmean, absmax, square and mean, as far as wanted: per channel, tokens in their order.
 void add_channel_sums(SiteStatistics& statistics, StatisticSet wanted, const Tensor& x);
+
+// sample_absmean: per channel and sample the mean of |x|, squared.
+void add_sample_means(SiteStatistics& statistics, const Tensor& x, int64_t tokens_per_sample);
 
 // low, high, and their moving average over the samples of x.
 void add_range(SiteStatistics& statistics, const Tensor& x, int64_t tokens_per_sample);

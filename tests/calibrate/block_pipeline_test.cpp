@@ -363,5 +363,29 @@ TEST(PipelineErrors, UnknownIdsAndStops) {
   EXPECT_EQ(stopped.error().exit, Exit::interrupted);
 }
 
+TEST_P(Pipeline, PassBlockShowsInputAndOutput) {
+  const auto pipeline = open(135, 31);  // two chunks
+  checked(pipeline->embed());
+  Watcher step;
+  const auto other = open(135, 31);
+  checked(other->embed());
+  for (int block = 0; block < pipeline->block_count(); ++block) {
+    std::string before, after;
+    std::string expected_before;
+    for (int64_t i = 0; i < other->state_chunks(); ++i)
+      expected_before += bytes_of(checked(other->state_chunk(i)));
+    checked(pipeline->pass_block(block, [&](const Tensor& x, const Tensor& y) -> Status {
+      before += bytes_of(x), after += bytes_of(y);
+      return {};
+    }));
+    checked(other->run_block(block, step));
+    std::string expected_after;
+    for (int64_t i = 0; i < other->state_chunks(); ++i)
+      expected_after += bytes_of(checked(other->state_chunk(i)));
+    EXPECT_EQ(before, expected_before);
+    EXPECT_EQ(after, expected_after);
+  }
+}
+
 }  // namespace
 }  // namespace pare

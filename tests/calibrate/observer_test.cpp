@@ -14,7 +14,7 @@ namespace pare::test {
 namespace {
 
 constexpr StatisticSet kOnePass = {Statistic::absmean, Statistic::absmax, Statistic::square,
-                                   Statistic::range};
+                                   Statistic::range,   Statistic::mean,   Statistic::sample_absmean};
 
 Tensor activations(int64_t tokens, int64_t channels, uint32_t stream = 0) {
   Tensor x = *Tensor::allocate(DType::f32, {tokens, channels});
@@ -31,17 +31,20 @@ TEST(Observer, SumsAreThoseOfAPlainLoop) {
   EXPECT_EQ(statistics.tokens, tokens);
   EXPECT_EQ(statistics.samples, 1);
   for (int64_t c = 0; c < channels; ++c) {
-    double sum = 0.0, square = 0.0;
+    double sum = 0.0, square = 0.0, plain = 0.0;
     float largest = 0.0f;
     for (int64_t t = 0; t < tokens; ++t) {
       const float value = x.data<float>()[t * channels + c];
       sum += std::fabs(value);
+      plain += value;
       square += double(value) * value;
       largest = std::max(largest, std::fabs(value));
     }
     EXPECT_EQ(statistics.abs_sum[c], sum);
     EXPECT_EQ(statistics.square_sum[c], square);
     EXPECT_EQ(statistics.abs_max[c], largest);
+    EXPECT_EQ(statistics.sum[c], plain);
+    EXPECT_EQ(statistics.sample_square_sum[c], (sum / tokens) * (sum / tokens));
   }
 }
 
@@ -67,6 +70,8 @@ TEST(Observer, BatchesAndThreadsDoNotMatter) {
     EXPECT_EQ(other.abs_sum, whole.abs_sum);
     EXPECT_EQ(other.abs_max, whole.abs_max);
     EXPECT_EQ(other.square_sum, whole.square_sum);
+    EXPECT_EQ(other.sum, whole.sum);
+    EXPECT_EQ(other.sample_square_sum, whole.sample_square_sum);
     EXPECT_EQ(other.moving_low, whole.moving_low);
     EXPECT_EQ(other.moving_high, whole.moving_high);
     EXPECT_EQ(other.samples, 8);
