@@ -4,6 +4,7 @@
 
 #include <CLI/CLI.hpp>
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 
 #include "cli/backends.h"
@@ -154,6 +155,12 @@ Status check_memory(const CommonOptions& common, uint64_t need, const std::strin
 void print(std::string_view text) {
   pending_output += text;
   if (pending_output.size() > (1u << 16)) write_pending();
+}
+
+std::string formatted(double value, const char* format) {
+  char text[64];
+  std::snprintf(text, sizeof text, format, value);
+  return text;
 }
 
 void print_line(std::string_view text) {

@@ -73,6 +73,8 @@ void print(std::string_view text);
 void print_line(std::string_view text);
 void print_json(const Json& json);  // one object, pretty-printed
 Status flush_stdout();
+// `value` by printf's format for one number.
+std::string formatted(double value, const char* format);
 
 // A table with columns padded to their widest cell; numbers are right-aligned by a leading '>' in the header.
 class Table {

@@ -35,12 +35,6 @@ struct Options {
 const std::vector<std::string> kMetrics = {"perplexity", "ratio", "delta_perplexity", "kl", "kl_p99",
                                            "kl_max",     "top1"};
 
-std::string number(double value, const char* format) {
-  char text[64];
-  std::snprintf(text, sizeof text, format, value);
-  return text;
-}
-
 Error option_error(const std::string& option, const std::string& what, const std::string& got,
                    const std::string& limit) {
   return Error{.exit = Exit::usage,
@@ -185,30 +179,30 @@ void print_row(const Row& row) {
   print_line("  protocol      " + protocol + ", BOS " + row.input.bos + ", " +
              format_count(uint64_t(result.perplexity.tokens)) + " tokens scored, stream " +
              row.input.token_hash);
-  print_line("  perplexity    " + number(result.perplexity.value, "%.4f") + " ± " +
-             number(result.perplexity.error, "%.4f"));
+  print_line("  perplexity    " + formatted(result.perplexity.value, "%.4f") + " ± " +
+             formatted(result.perplexity.error, "%.4f"));
   if (row.protocol.protocol == Protocol::word && row.input.words > 0) {
-    print_line("  per word      " + number(std::exp(result.total_nll / double(row.input.words)), "%.4f") +
-               ", " + number(result.total_nll / (std::log(2.0) * double(row.input.text_bytes)), "%.4f") +
+    print_line("  per word      " + formatted(std::exp(result.total_nll / double(row.input.words)), "%.4f") +
+               ", " + formatted(result.total_nll / (std::log(2.0) * double(row.input.text_bytes)), "%.4f") +
                " bits per byte");
   }
   if (result.damage) {
     const Damage& damage = *result.damage;
-    print_line("  reference     " + number(result.reference->value, "%.4f") + "; ratio " +
-               number(std::exp(damage.log_ratio), "%.4f") + ", difference " +
-               number(damage.delta_perplexity, "%+.4f") + " ± " +
-               number(damage.delta_perplexity_error, "%.4f") + " (paired)");
-    print_line("  KL            mean " + number(damage.kl.value, "%.5f") + " ± " +
-               number(damage.kl.error, "%.5f") + ", median " + number(damage.kl_median, "%.5f") + ", 99 % " +
-               number(damage.kl_p99, "%.4f") + ", max " + number(damage.kl_max, "%.3f"));
-    print_line("  same best     " + number(100.0 * damage.top1_agreement.value, "%.2f") + " ± " +
-               number(100.0 * damage.top1_agreement.error, "%.2f") + " % of tokens");
+    print_line("  reference     " + formatted(result.reference->value, "%.4f") + "; ratio " +
+               formatted(std::exp(damage.log_ratio), "%.4f") + ", difference " +
+               formatted(damage.delta_perplexity, "%+.4f") + " ± " +
+               formatted(damage.delta_perplexity_error, "%.4f") + " (paired)");
+    print_line("  KL            mean " + formatted(damage.kl.value, "%.5f") + " ± " +
+               formatted(damage.kl.error, "%.5f") + ", median " + formatted(damage.kl_median, "%.5f") +
+               ", 99 % " + formatted(damage.kl_p99, "%.4f") + ", max " + formatted(damage.kl_max, "%.3f"));
+    print_line("  same best     " + formatted(100.0 * damage.top1_agreement.value, "%.2f") + " ± " +
+               formatted(100.0 * damage.top1_agreement.error, "%.2f") + " % of tokens");
   }
   if (!row.kv.is_none()) {
     print_line("  kv cache      " + std::string(row.kv.name()) + ", " + format_bytes(row.cache_bytes) +
                " for " + format_count(uint64_t(row.protocol.context)) + " tokens");
   }
-  print_line("  speed         " + number(result.tokens_per_second, "%.0f") + " tokens/s");
+  print_line("  speed         " + formatted(result.tokens_per_second, "%.0f") + " tokens/s");
 }
 
 Result<std::shared_ptr<const Tokenizer>> tokenizer_for(const Options& options, const WeightSource& source) {

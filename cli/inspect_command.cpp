@@ -50,12 +50,6 @@ std::string form_name(const StoredTensor& tensor) {
   return tensor.scheme->text() + (tensor.activation ? ", " + tensor.activation->text() : "");
 }
 
-std::string number(double value, const char* format) {
-  char text[64];
-  std::snprintf(text, sizeof text, format, value);
-  return text;
-}
-
 // What plain rounding would give, for the table "what would compress".
 struct Estimate {
   std::string scheme;
@@ -189,17 +183,17 @@ void print_shape(const ModelConfig& config) {
 void print_parts(const Facts& facts) {
   Table parts({"part", ">tensors", ">parameters", ">bytes", ">share"});
   for (const auto& [name, part] : facts.parts) {
-    parts.row(
-        {name, std::to_string(part.tensors), format_count(uint64_t(part.parameters)),
-         format_bytes(part.bytes),
-         number(100.0 * double(part.bytes) / double(std::max<uint64_t>(1, facts.total.bytes)), "%.1f %%")});
+    parts.row({name, std::to_string(part.tensors), format_count(uint64_t(part.parameters)),
+               format_bytes(part.bytes),
+               formatted(100.0 * double(part.bytes) / double(std::max<uint64_t>(1, facts.total.bytes)),
+                         "%.1f %%")});
   }
   print_line("");
   print(parts.text());
   Table forms({"stored as", ">tensors", ">parameters", ">bytes", ">bits/weight"});
   for (const auto& [name, part] : facts.forms) {
     forms.row({name, std::to_string(part.tensors), format_count(uint64_t(part.parameters)),
-               format_bytes(part.bytes), number(bits_per_weight(part), "%.3f")});
+               format_bytes(part.bytes), formatted(bits_per_weight(part), "%.3f")});
   }
   print_line("");
   print(forms.text());
@@ -208,10 +202,11 @@ void print_parts(const Facts& facts) {
 void print_estimates(const Facts& facts) {
   Table table({"pare quantize --scheme", ">weights become", ">smaller", ">bits/weight"});
   for (const Estimate& estimate : facts.estimates) {
-    table.row({estimate.scheme, format_bytes(estimate.plan.output_bytes),
-               number(double(facts.total.bytes) / double(std::max<uint64_t>(1, estimate.plan.output_bytes)),
-                      "%.2fx"),
-               number(estimate.plan.bits_per_weight, "%.3f")});
+    table.row(
+        {estimate.scheme, format_bytes(estimate.plan.output_bytes),
+         formatted(double(facts.total.bytes) / double(std::max<uint64_t>(1, estimate.plan.output_bytes)),
+                   "%.2fx"),
+         formatted(estimate.plan.bits_per_weight, "%.3f")});
   }
   print_line("");
   print(table.text());
@@ -229,7 +224,7 @@ void print_manifest(const Manifest& manifest) {
       worst = &record;
   if (worst != nullptr) {
     print_line("  worst tensor  " + sanitize(worst->name) + ", relative error " +
-               number(*worst->relative_error, "%.4f"));
+               formatted(*worst->relative_error, "%.4f"));
   }
 }
 

@@ -5,15 +5,15 @@
 #include <memory>
 
 #include "cli/quantize_options.h"
-#include "cli/quantize_summary.h"
 #include "evaluate/gate.h"
+#include "quantize/stream.h"
 
 namespace pare::cli {
 
 Result<Exit> run_calibrated(const QuantizeArguments& arguments, const QuantizeSettings& settings,
                             const CommonOptions& common, std::shared_ptr<const WeightSource> source,
                             const ModelDescription& model,
-                            const std::vector<std::optional<QuantScheme>>& schemes, QuantizePlan plan,
+                            const std::vector<std::optional<QuantScheme>>& schemes, const QuantizePlan& plan,
                             std::vector<Gate> gates);
 
 }  // namespace pare::cli

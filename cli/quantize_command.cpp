@@ -3,11 +3,11 @@
 
 #include "cli/calibration_data.h"
 #include "cli/commands.h"
+#include "cli/job_finish.h"
 #include "cli/kv_option.h"
 #include "cli/model_argument.h"
 #include "cli/quantize_calibrated.h"
-#include "cli/quantize_finish.h"
-#include "cli/quantize_options.h"
+#include "cli/quantize_command.h"
 #include "cli/quantize_summary.h"
 #include "engine/core/file.h"
 #include "engine/core/progress.h"
@@ -57,16 +57,14 @@ Result<Exit> run_streamed(const QuantizeArguments& arguments, const QuantizeSett
                           const std::shared_ptr<const WeightSource>& shared_source,
                           const ModelDescription& model,
                           const std::vector<std::optional<QuantScheme>>& schemes, const QuantizePlan& plan,
-                          std::vector<Gate> gates) {
+                          const std::vector<Gate>& gates) {
   const WeightSource& source = *shared_source;
   PARE_TRY(const QuantizeMethod* method, find_quantize_method(streamed_method(settings.calibrated.method)));
   const QuantizeOptions options = streamed_options(settings);
   PARE_CHECK(check_memory(common, plan.peak_memory_bytes, "raise --max-memory"));
-  QuantizeOutcome outcome;
-  outcome.plan = plan;
   if (arguments.dry_run) {
     if (common.json) {
-      print_json(quantize_json(arguments, source, outcome, Manifest()));
+      print_json(quantize_json(arguments, source, plan, nullptr));
     } else {
       print_quantize_plan(arguments, settings, plan);
       print_dry_run(options, plan);
@@ -86,25 +84,32 @@ Result<Exit> run_streamed(const QuantizeArguments& arguments, const QuantizeSett
           done += bytes;
         }));
   }
-  FinishedRun run{.source = shared_source,
-                  .model = model,
-                  .outcome = std::move(outcome),
-                  .manifest = {},
-                  .chosen = {},
-                  .schemes = schemes,
-                  .report_windows = {},
-                  .gates = std::move(gates),
-                  .start = start};
-  run.report_windows.context = arguments.context > 0 ? arguments.context : default_context(model.config);
+  FinishedJob done;
+  done.command = "quantize";
+  done.source = shared_source;
+  done.weight_bytes_before = plan.input_bytes;
+  done.weight_bytes_after = plan.output_bytes;
+  done.start = start;
+  done.report_windows.context = arguments.context > 0 ? arguments.context : default_context(model.config);
   sink->before_publish([&](const Manifest& whole) {
-    run.manifest = whole;
+    done.manifest = whole;
     return Status();
   });
   PARE_CHECK(sink->finish(manifest));
-  PARE_TRY(const auto damage, report_run(arguments, common, run, [] { return Status(); }));
-  PARE_CHECK(conclude_run(arguments, settings, common, run, damage));
+  PARE_CHECK(report_job(arguments, common, done, [] { return Status(); }));
+  if (common.json) {
+    print_json(quantize_json(arguments, source, plan, &done));
+  } else {
+    print_quantize_plan(arguments, settings, plan);
+    if (done.damage) print_damage(*done.damage);
+    if (arguments.report) print_matrices(done.manifest);
+    print_quantize_outcome(done);
+  }
+  if (done.damage) PARE_CHECK(check_gates(gates, *done.damage, arguments.output.path));
   return Exit::ok;
 }
+
+}  // namespace
 
 Result<Exit> run_quantize(const QuantizeArguments& arguments, const CommonOptions& common) {
   PARE_CHECK(start_engine(common));
@@ -112,30 +117,19 @@ Result<Exit> run_quantize(const QuantizeArguments& arguments, const CommonOption
   static_cast<void>(device);  // the CPU: there is no other yet
   PARE_TRY(const QuantizeSettings settings, quantize_settings(arguments));
   PARE_TRY(std::vector<Gate> gates, report_gates(arguments));
-  // Before any input is touched. A resumed job may find its own output, which the job knows by its checksum.
-  OutputOptions output = arguments.output;
-  output.force = output.force || arguments.resume;
-  PARE_CHECK(check_output(output.path, {.force = output.force}));
-  PARE_CHECK(check_report_target(arguments));
-  if (!arguments.report_data.empty() && arguments.report_data != "-") {
-    PARE_TRY(const InputFile readable, InputFile::open(arguments.report_data));
-    static_cast<void>(readable);
-  }
-  PARE_TRY(const auto source, open_source(arguments.model, common));
+  PARE_TRY(const auto source, open_job_input(arguments, common));
   PARE_TRY(const ModelDescription model, describe_model(*source));
   PARE_TRY(const auto schemes, select_schemes(model, settings.selection));
   const QuantizePlan plan = plan_quantization(*source, model, schemes);
-  PARE_CHECK(check_output_model(*source, output, plan.output_bytes));
+  PARE_CHECK(check_output_model(*source, output_of(arguments), plan.output_bytes));
   if (const auto kv = asked_kv(arguments.kv); kv && !kv->is_none()) {
     PARE_TRY(const auto fits, Model::open(source, Device::cpu(), kv));  // exit 4 for heads that are too large
     static_cast<void>(fits);
   }
   if (is_calibrated(arguments, settings))
     return run_calibrated(arguments, settings, common, source, model, schemes, plan, std::move(gates));
-  return run_streamed(arguments, settings, common, source, model, schemes, plan, std::move(gates));
+  return run_streamed(arguments, settings, common, source, model, schemes, plan, gates);
 }
-
-}  // namespace
 
 void add_quantize(CLI::App& app, Commands& commands) {
   auto arguments = std::make_shared<QuantizeArguments>();

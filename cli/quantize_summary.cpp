@@ -6,6 +6,7 @@
 #include "engine/core/log.h"
 #include "engine/core/memory.h"
 #include "engine/core/text.h"
+#include "evaluate/damage_json.h"
 
 namespace pare::cli {
 namespace {
@@ -75,8 +76,8 @@ void warn_rank_deficient(const Manifest& manifest) {
 
 }  // namespace
 
-Json quantize_json(const QuantizeArguments& arguments, const WeightSource& source,
-                   const QuantizeOutcome& outcome, const Manifest& manifest) {
+Json quantize_json(const QuantizeArguments& arguments, const WeightSource& source, const QuantizePlan& plan,
+                   const FinishedJob* done) {
   Json json = Json::object();
   json["schema_version"] = 1;
   json["command"] = "quantize";
@@ -85,22 +86,23 @@ Json quantize_json(const QuantizeArguments& arguments, const WeightSource& sourc
   json["output"] = arguments.output.path;
   json["scheme"] = arguments.scheme;
   json["method"] = arguments.method;
-  json["quantized_tensors"] = Json(outcome.plan.quantized_tensors);
-  json["kept_tensors"] = Json(outcome.plan.kept_tensors);
-  json["bits_per_weight"] = outcome.plan.bits_per_weight;
-  json["weight_bytes_before"] = Json(outcome.plan.input_bytes);
-  json["weight_bytes_after"] = Json(outcome.plan.output_bytes);
-  json["peak_memory_estimate_bytes"] = Json(outcome.plan.peak_memory_bytes);
-  if (arguments.dry_run) return json;
-  json["output_bytes"] = Json(outcome.output_bytes);
-  json["seconds"] = outcome.seconds;
+  json["quantized_tensors"] = Json(plan.quantized_tensors);
+  json["kept_tensors"] = Json(plan.kept_tensors);
+  json["bits_per_weight"] = plan.bits_per_weight;
+  json["weight_bytes_before"] = Json(plan.input_bytes);
+  json["weight_bytes_after"] = Json(plan.output_bytes);
+  json["peak_memory_estimate_bytes"] = Json(plan.peak_memory_bytes);
+  if (done == nullptr) return json;
+  json["output_bytes"] = Json(done->output_bytes);
+  json["seconds"] = done->seconds;
   json["peak_resident_bytes"] = Json(peak_resident_bytes());
-  if (outcome.spilled_bytes) json["spilled_bytes"] = Json(*outcome.spilled_bytes);
-  if (outcome.resumed_at) json["resumed_at_block"] = *outcome.resumed_at;
-  json["fallbacks"] = Json(manifest.fallbacks());
-  json["rank_deficient"] = Json(count(manifest).rank_deficient);
-  json["clamped_scales"] = Json(count(manifest).clamped);
-  json["manifest"] = manifest.to_json();
+  if (done->spilled_bytes) json["spilled_bytes"] = Json(*done->spilled_bytes);
+  if (done->resumed_at) json["resumed_at_block"] = *done->resumed_at;
+  json["fallbacks"] = Json(done->manifest.fallbacks());
+  json["rank_deficient"] = Json(count(done->manifest).rank_deficient);
+  json["clamped_scales"] = Json(count(done->manifest).clamped);
+  json["manifest"] = done->manifest.to_json();
+  if (done->damage) json["damage"] = to_json(*done->damage);
   return json;
 }
 
@@ -129,8 +131,9 @@ void print_matrices(const Manifest& manifest) {
   print(table.text());
 }
 
-void print_quantize_outcome(const QuantizeOutcome& outcome, const Manifest& manifest) {
-  print_line("  file " + format_bytes(outcome.output_bytes) + " in " + format_duration(outcome.seconds) +
+void print_quantize_outcome(const FinishedJob& done) {
+  const Manifest& manifest = done.manifest;
+  print_line("  file " + format_bytes(done.output_bytes) + " in " + format_duration(done.seconds) +
              ", peak memory " + format_bytes(peak_resident_bytes()));
   const TensorRecord* worst = nullptr;
   for (const TensorRecord& record : manifest.tensors) {

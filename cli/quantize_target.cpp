@@ -210,7 +210,8 @@ void print_chosen_bits(const ChosenBits& chosen, const ModelDescription& model,
   for (size_t i = 0; i < model.tensors.size(); ++i)
     if (model.tensors[i].is_linear) ++formats[schemes[i] ? schemes[i]->text() : "keep"];
   std::string line = "  chosen:";
-  for (const auto& [name, count] : formats) line.append(" ").append(std::to_string(count)).append(" x ").append(name).append(",");
+  for (const auto& [name, count] : formats)
+    line.append(" ").append(std::to_string(count)).append(" x ").append(name).append(",");
   line.pop_back();
   print_line(line);
 }

@@ -29,12 +29,6 @@ struct Options {
   bool ignore_eos = false, parse_special = false, echo = false, raw = false;
 };
 
-std::string number(double value, const char* format) {
-  char text[64];
-  std::snprintf(text, sizeof text, format, value);
-  return text;
-}
-
 Result<std::string> read_prompt(const Options& options) {
   if (options.has_prompt && !options.file.empty()) {
     return Error{.exit = Exit::usage, .rule = "CL13", .path = "-f", .what = "cannot be combined with -p"};
@@ -119,10 +113,10 @@ void report_speed(const GenerateResult& result, const CommonOptions& common) {
   if (common.quiet) return;
   std::string line = "pare: " + std::to_string(result.prompt_tokens) + " prompt tokens";
   if (result.prefill_seconds > 0)
-    line += " at " + number(double(result.prompt_tokens) / result.prefill_seconds, "%.0f") + "/s";
+    line += " at " + formatted(double(result.prompt_tokens) / result.prefill_seconds, "%.0f") + "/s";
   line += ", " + std::to_string(result.ids.size()) + " new tokens";
   if (result.decode_seconds > 0 && result.decode_steps > 0) {
-    line += " at " + number(double(result.decode_steps) / result.decode_seconds, "%.1f") + "/s";
+    line += " at " + formatted(double(result.decode_steps) / result.decode_seconds, "%.1f") + "/s";
   }
   line += std::string("; stopped by ") + stop_reason_name(result.reason) + "\n";
   static_cast<void>(!::write(STDERR_FILENO, line.data(), line.size()));

@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "engine/core/parallel.h"
-#include "quantize/output_error.h"
+#include "calibrate/output_error.h"
 
 namespace pare {
 namespace {

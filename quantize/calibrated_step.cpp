@@ -10,7 +10,7 @@
 #include "engine/tensor/tensor_scan.h"
 #include "quantize/fold.h"
 #include "quantize/match_outputs.h"
-#include "quantize/output_error.h"
+#include "calibrate/output_error.h"
 #include "quantize/smoothquant.h"
 
 namespace pare {

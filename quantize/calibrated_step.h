@@ -8,12 +8,12 @@
 #include <vector>
 
 #include "calibrate/activation_range.h"
-#include "calibrate/step.h"
+#include "calibrate/block_job.h"
 #include "engine/core/manifest.h"
 #include "engine/tensor/activation_quant.h"
 #include "quantize/awq.h"
 #include "quantize/gptq.h"
-#include "quantize/hessian.h"
+#include "calibrate/hessian.h"
 #include "quantize/method_plan.h"
 
 namespace pare {
@@ -33,7 +33,7 @@ struct CalibratedOptions {
   bool allow_fallback = false;
 };
 
-class CalibratedStep final : public Step {
+class CalibratedStep final : public JobStep {
  public:
   // schemes: per tensor of `model`, in its order; tensors outside blocks are ignored.
   CalibratedStep(const ModelDescription& model, std::vector<std::optional<QuantScheme>> schemes,
@@ -47,10 +47,9 @@ class CalibratedStep final : public Step {
 
   // Divides statistics of the original inputs by the scale that edit() folded into this site's producer; for
   // statistics that were collected before. Ranges and histograms of a scaled site cannot be adapted: exit 4.
-  Status adapt(Site site, SiteStatistics& statistics) const;
+  Status adapt(Site site, SiteStatistics& statistics) const override;
 
-  // Manifest entries of the tensors changed since the last call, in the order they were changed.
-  std::vector<TensorRecord> take_records() { return std::exchange(records_, {}); }
+  std::vector<TensorRecord> take_records() override { return std::exchange(records_, {}); }
 
  private:
   std::optional<QuantScheme> scheme_of(const TensorSpec& spec) const;

@@ -11,7 +11,7 @@
 #include "engine/tensor/tensor_scan.h"
 #include "quantize/lanes.h"
 #include "quantize/matrix_codes.h"
-#include "quantize/output_error.h"
+#include "calibrate/output_error.h"
 
 namespace pare {
 namespace {

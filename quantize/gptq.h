@@ -7,9 +7,9 @@
 #include <string_view>
 
 #include "engine/core/result.h"
-#include "quantize/hessian.h"
+#include "calibrate/hessian.h"
 #include "quantize/quantizer.h"
-#include "quantize/vector_level.h"
+#include "calibrate/vector_level.h"
 
 namespace pare {
 

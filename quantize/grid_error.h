@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "quantize/grid.h"
-#include "quantize/vector_level.h"
+#include "calibrate/vector_level.h"
 
 namespace pare {
 

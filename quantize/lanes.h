@@ -6,7 +6,7 @@
 #include <cstdint>
 
 #include "quantize/grid.h"
-#include "quantize/vector_level.h"
+#include "calibrate/vector_level.h"
 
 namespace pare {
 

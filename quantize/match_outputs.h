@@ -4,7 +4,7 @@
 
 #include "engine/core/result.h"
 #include "engine/tensor/tensor.h"
-#include "quantize/hessian.h"
+#include "calibrate/hessian.h"
 
 namespace pare {
 

@@ -1,154 +1,15 @@
 #include "quantize/quantize_job.h"
 
-#include <array>
-#include <map>
-#include <utility>
-
-#include "engine/core/memory.h"
-#include "engine/core/signals.h"
-#include "engine/core/text.h"
+#include "calibrate/input_check.h"
 #include "engine/tensor/tensor_scan.h"
-#include "quantize/input_check.h"
-#include "quantize/tensor_archive.h"
 
 namespace pare {
 namespace {
 
-// The position of a job: {decision: chosen formats, blocks: [description of the block's tensors], records:
-// manifest entries, states: [objects], output: its checksum}.
-struct Position {
-  Json decision;
-  std::string output;
-  Json blocks = Json::array();
-  std::vector<TensorRecord> records;
-  std::vector<Hash128> states;
-
-  int next_block() const { return int(blocks.size()); }
-};
-
-Error damaged_position(const JobFolder& folder) {
-  return Error{.exit = Exit::malformed,
-               .rule = {},
-               .path = folder.path(),
-               .where = "position",
-               .what = "not the position of a quantization job; --restart begins anew",
-               .got = {},
-               .limit = {}};
-}
-
-Result<Position> read_position(const JobFolder& folder) {
-  Position position;
-  if (folder.position().is_null()) return position;
-  const Json* blocks = folder.position().find("blocks");
-  const Json* records = folder.position().find("records");
-  const Json* states = folder.position().find("states");
-  if (blocks == nullptr || !blocks->is_array() || records == nullptr || states == nullptr ||
-      !states->is_array())
-    return damaged_position(folder);
-  position.blocks = *blocks;
-  if (const Json* decision = folder.position().find("decision")) position.decision = *decision;
-  if (const Json* output = folder.position().find("output")) {
-    if (!output->is_string()) return damaged_position(folder);
-    position.output = output->as_string();
-  }
-  PARE_TRY(Manifest manifest, Manifest::from_json(*records, folder.path()));
-  position.records = std::move(manifest.tensors);
-  for (const Json& state : states->items()) {
-    const auto hash = state.is_string() ? Hash128::from_hex(state.as_string()) : std::nullopt;
-    if (!hash) return damaged_position(folder);
-    position.states.push_back(*hash);
-  }
-  return position;
-}
-
-Status commit(JobFolder& folder, const Position& position) {
-  Json json = Json::object();
-  json["decision"] = position.decision;
-  json["blocks"] = position.blocks;
-  Manifest records;
-  records.tensors = position.records;
-  json["records"] = records.to_json();
-  Json states = Json::array();
-  for (const Hash128& state : position.states) states.push_back(Json(state.hex()));
-  json["states"] = std::move(states);
-  json["output"] = position.output;
-  std::vector<Hash128> objects = position.states;
-  for (const Json& block : position.blocks.items())
-    objects.push_back(*Hash128::from_hex(block.find("object")->as_string()));
-  return folder.commit(std::move(json), std::move(objects));
-}
-
-// A scaled weight that its file type cannot hold (NU03).
-Status require_fits(const Tensor& values, DType dtype, const std::string& name, const std::string& path) {
-  int64_t first = 0;
-  const int64_t count = count_overflow(values, dtype, &first);
-  if (count == 0) return {};
-  return Error{
-      .exit = Exit::numeric,
-      .rule = "NU03",
-      .path = path,
-      .where = quote(name) + index_text(values.shape(), first),
-      .what = "scaled weight too large for its type; quantize the tensor too, or leave out the scaling",
-      .got = std::to_string(count) + " values",
-      .limit = std::string(dtype_name(dtype))};
-}
-
-// Moves the block's changed tensors from the overlay into the job.
-Result<Json> archive_block(const QuantizeJob& job, int block, EditedSource& source, JobFolder& folder) {
-  std::vector<ArchivedTensor> tensors;
-  for (const TensorSpec& spec : job.model.tensors) {
-    if (spec.block != block || !source.is_edited(spec.name)) continue;
-    PARE_TRY(WeightData data, source.load(spec.name));
-    const bool is_vector = !data.is_quantized() && data.dense().shape().rank() == 1;
-    if (!data.is_quantized() && !is_vector) {
-      // Scaled but not rounded (excluded by the user): back to the type it had.
-      const DType stored = job.source->find(spec.name)->dtype;
-      PARE_CHECK(require_fits(data.dense(), stored, spec.name, job.source->path()));
-      PARE_TRY(Tensor dense, converted(data.dense(), stored));
-      data.form = std::move(dense);
-    }
-    tensors.push_back({.name = spec.name, .data = std::move(data)});
-  }
-  PARE_TRY(Json description, put_tensors(folder, tensors));
-  for (const ArchivedTensor& tensor : tensors) source.discard(tensor.name);
-  return description;
-}
-
-Status save_states(BlockPipeline& pipeline, JobFolder& folder, Position& position) {
-  position.states.clear();
-  for (int64_t chunk = 0; chunk < pipeline.state_chunks(); ++chunk) {
-    PARE_TRY(const Tensor state, pipeline.state_chunk(chunk));
-    PARE_TRY(const Hash128 hash, folder.put({state.raw(), state.size_bytes()}));
-    position.states.push_back(hash);
-  }
-  return {};
-}
-
-Status restore_states(BlockPipeline& pipeline, const JobFolder& folder, const Position& position) {
-  if (int64_t(position.states.size()) != pipeline.state_chunks()) return damaged_position(folder);
-  for (int64_t chunk = 0; chunk < pipeline.state_chunks(); ++chunk) {
-    PARE_TRY(const auto file, folder.get(position.states[size_t(chunk)]));
-    PARE_CHECK(pipeline.restore_state_chunk(chunk, file->bytes()));
-    file->drop(0, file->bytes().size());
-  }
-  return {};
-}
-
-// Manifest entry of a tensor that was not compressed.
-TensorRecord copied(const StoredTensor& stored, bool is_scaled) {
-  TensorRecord record;
-  record.name = stored.name;
-  record.kind = "dense";
-  record.scheme = std::string(dtype_name(stored.dtype));
-  record.shape = {stored.shape.sizes().begin(), stored.shape.sizes().end()};
-  record.method_asked = record.method_applied = is_scaled ? "scale" : "copy";
-  return record;
-}
-
-Result<WeightData> rounded_table(const QuantizeJob& job, const TensorSpec& spec, const QuantScheme& scheme,
-                                 Manifest& manifest) {
-  PARE_TRY(const WeightData data, job.source->load(spec.name));
-  PARE_CHECK(require_finite(data.dense(), spec.name, job.source->path()));
+// The table of an embedding or a head, rounded to nearest.
+Status round_table(const QuantizeJob& job, const TensorSpec& spec, const QuantScheme& scheme,
+                   WeightData& data, TensorRecord& record) {
+  if (data.is_quantized()) return already_quantized(*job.source, *job.source->find(spec.name));
   PARE_TRY(const QuantizeMethod* rtn, find_quantize_method("rtn"));
   QuantizeOptions options;
   options.clamp_scales = job.options.quantize.clamp_scales;
@@ -161,7 +22,7 @@ Result<WeightData> rounded_table(const QuantizeJob& job, const TensorSpec& spec,
     if (output.error().path.empty()) output.error().path = job.source->path();
     return output.error();
   }
-  TensorRecord record;
+  record = {};
   record.name = spec.name;
   record.kind = "quantized";
   record.scheme = scheme.text();
@@ -172,155 +33,31 @@ Result<WeightData> rounded_table(const QuantizeJob& job, const TensorSpec& spec,
   record.bits_per_weight = scheme.bits_per_weight(spec.out(), spec.in());
   if (output->raised_scales > 0) record.extra["raised_scales"] = Json(output->raised_scales);
   if (output->clamped_scales > 0) record.extra["clamped_scales"] = Json(output->clamped_scales);
-  manifest.tensors.push_back(std::move(record));
-  return WeightData{.form = std::make_shared<const QuantizedTensor>(std::move(output->tensor))};
-}
-
-}  // namespace
-
-Result<Json> job_decision(const JobFolder& folder) {
-  PARE_TRY(const Position position, read_position(folder));
-  return position.decision;
-}
-
-Status commit_decision(JobFolder& folder, Json decision) {
-  PARE_TRY(Position position, read_position(folder));
-  position.decision = std::move(decision);
-  return commit(folder, position);
-}
-
-Result<std::string> job_output(const JobFolder& folder) {
-  PARE_TRY(const Position position, read_position(folder));
-  return position.output;
-}
-
-Status commit_output(JobFolder& folder, std::string checksum) {
-  PARE_TRY(Position position, read_position(folder));
-  position.output = std::move(checksum);
-  return commit(folder, position);
-}
-
-namespace {
-
-// After a block: its tensors and the states that the next one needs, as the position to continue from.
-Status commit_block(const QuantizeJob& job, int block, EditedSource& edited, CalibratedStep& step,
-                    BlockPipeline* pipeline, JobFolder& folder, Position& position) {
-  for (TensorRecord& record : step.take_records()) position.records.push_back(std::move(record));
-  PARE_TRY(Json archived, archive_block(job, block, edited, folder));
-  position.blocks.push_back(std::move(archived));
-  position.states.clear();
-  if (pipeline != nullptr && block + 1 < int(job.model.config.block_count()))
-    PARE_CHECK(save_states(*pipeline, folder, position));
-  PARE_CHECK(commit(folder, position));
-  job.block_done(block);
-  if (interrupted()) return folder.interrupted_error();
-  return {};
-}
-
-// One block with statistics that were saved before.
-Status compress_saved(const QuantizeJob& job, Model& model, EditedSource& edited, int block,
-                      CalibratedStep& step) {
-  constexpr std::array kSites = {Site::attention_in, Site::attention_out, Site::mlp_in, Site::mlp_out};
-  PARE_CHECK(model.load_block(block));
-  BlockEdit edit(model, edited, block);
-  std::map<Site, SiteStatistics> survey;
-  for (const Site site : kSites) {
-    if (step.survey(block, site).empty()) continue;
-    PARE_TRY(survey[site], job.saved_statistics(block, site, step.survey(block, site)));
-  }
-  PARE_CHECK(step.edit(edit, survey));
-  survey.clear();
-  for (const Site site : kSites) {
-    if (step.wanted(block, site).empty()) continue;
-    PARE_TRY(SiteStatistics statistics, job.saved_statistics(block, site, step.wanted(block, site)));
-    PARE_CHECK(step.adapt(site, statistics));
-    PARE_CHECK(step.compress(edit, {.site = site, .statistics = statistics}));
-    PARE_CHECK(job.advance(0));
-  }
-  model.drop_block(block);
+  data = WeightData{.form = std::make_shared<const QuantizedTensor>(std::move(output->tensor))};
   return {};
 }
 
 }  // namespace
 
-Result<QuantizeJobResult> compress_blocks(const QuantizeJob& job, JobFolder& folder) {
-  QuantizeJobResult result;
-  PARE_TRY(Position position, read_position(folder));
-  result.first_block = position.next_block();
-  const int blocks = int(job.model.config.block_count());
-  if (result.first_block == blocks) return result;
-  if (result.first_block == 0) PARE_CHECK(check_inputs(*job.source, job.model, job.schemes));
-  const auto edited = std::make_shared<EditedSource>(job.source);
+Result<BlockJobResult> compress_blocks(const QuantizeJob& job, JobFolder& folder) {
+  // Before the first block only: a resumed job has looked.
+  PARE_TRY(const std::vector<Json> done, block_notes(folder));
+  if (done.empty()) PARE_CHECK(check_inputs(*job.source, job.model, job.schemes));
   CalibratedStep step(job.model, job.schemes, job.options);
-  if (job.saved_statistics) {
-    PARE_TRY(const auto model, Model::open(edited, Device::cpu()));
-    for (int block = result.first_block; block < blocks; ++block) {
-      PARE_CHECK(compress_saved(job, *model, *edited, block, step));
-      PARE_CHECK(commit_block(job, block, *edited, step, nullptr, folder, position));
-    }
-    return result;
-  }
-  PipelineOptions options;
-  options.memory_limit = job.memory_limit;
-  options.spill_folder = folder.path();
-  options.original_stream = job.options.match_original;
-  options.advance = job.advance;
-  PARE_TRY(const auto pipeline, BlockPipeline::create(edited, job.source, job.windows, std::move(options)));
-  if (result.first_block > 0) {
-    PARE_CHECK(restore_states(*pipeline, folder, position));
-  } else {
-    PARE_CHECK(pipeline->embed());
-  }
-  for (int block = result.first_block; block < blocks; ++block) {
-    PARE_CHECK(pipeline->run_block(block, step));
-    PARE_CHECK(commit_block(job, block, *edited, step, pipeline.get(), folder, position));
-  }
-  result.spilled_bytes = pipeline->spilled_bytes();
-  return result;
+  return run_blocks(job, step, folder);
 }
 
 Status write_compressed(const QuantizeJob& job, const JobFolder& folder, WeightSink& sink,
                         Manifest& manifest) {
-  PARE_TRY(const Position position, read_position(folder));
-  std::map<std::string, const TensorRecord*> records;
-  for (const TensorRecord& record : position.records) records[record.name] = &record;
-  int loaded_block = -1;
-  std::map<std::string, WeightData> changed;  // of the loaded block
-  for (size_t i = 0; i < job.model.tensors.size(); ++i) {
-    const TensorSpec& spec = job.model.tensors[i];
-    const StoredTensor* stored = job.source->find(spec.name);
-    if (stored == nullptr) continue;
-    if (spec.block >= 0 && spec.block < int(position.blocks.size()) && spec.block != loaded_block) {
-      changed.clear();
-      PARE_TRY(auto tensors, get_tensors(folder, position.blocks[size_t(spec.block)]));
-      for (ArchivedTensor& tensor : tensors) changed.emplace(tensor.name, std::move(tensor.data));
-      loaded_block = spec.block;
+  const auto round = [&](const TensorSpec& spec, WeightData& data, TensorRecord& record) -> Status {
+    if (spec.is_linear) return {};
+    for (size_t i = 0; i < job.model.tensors.size(); ++i) {
+      if (job.model.tensors[i].name == spec.name && job.schemes[i])
+        return round_table(job, spec, *job.schemes[i], data, record);
     }
-    const auto found = changed.find(spec.name);
-    if (found != changed.end()) {
-      PARE_CHECK(sink.put(spec.name, found->second));
-      const auto record = records.find(spec.name);
-      if (record != records.end()) {
-        manifest.tensors.push_back(*record->second);
-      } else {
-        StoredTensor scaled = *stored;
-        scaled.dtype = found->second.dense().dtype();
-        manifest.tensors.push_back(copied(scaled, true));
-      }
-      changed.erase(found);
-    } else if (job.schemes[i] && !spec.is_linear) {
-      PARE_TRY(const WeightData table, rounded_table(job, spec, *job.schemes[i], manifest));
-      PARE_CHECK(sink.put(spec.name, table));
-    } else {
-      PARE_TRY(const WeightData data, job.source->load(spec.name));
-      if (!data.is_quantized()) PARE_CHECK(require_finite(data.dense(), spec.name, job.source->path()));
-      PARE_CHECK(sink.put(spec.name, data));
-      manifest.tensors.push_back(copied(*stored, false));
-    }
-    job.source->release(spec.name);
-    sample_private_bytes();
-  }
-  return job.source->check_unchanged();
+    return {};
+  };
+  return write_changed(job, folder, round, sink, manifest);
 }
 
 }  // namespace pare

@@ -5,8 +5,8 @@
 #include <algorithm>
 
 #include "quantize/divergence_probe.h"
-#include "quantize/input_check.h"
-#include "quantize/output_error.h"
+#include "calibrate/input_check.h"
+#include "calibrate/output_error.h"
 #include "quantize/quantizer.h"
 
 namespace pare {

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "quantize/output_error.h"
+#include "calibrate/output_error.h"
 #include "quantize/quantizer.h"
 
 namespace pare {

@@ -5,7 +5,7 @@
 #include "engine/core/memory.h"
 #include "engine/core/text.h"
 #include "engine/tensor/tensor_scan.h"
-#include "quantize/input_check.h"
+#include "calibrate/input_check.h"
 
 namespace pare {
 namespace {

@@ -7,7 +7,7 @@
 
 #include "engine/backends/cpu/cpu_backend.h"
 #include "quantize/awq.h"
-#include "quantize/output_error.h"
+#include "calibrate/output_error.h"
 #include "quantize/smoothquant.h"
 #include "tests/quantize/problem.h"
 #include "tests/support/walk.h"

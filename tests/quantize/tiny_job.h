@@ -52,15 +52,14 @@ inline QuantizeJob tiny_job(std::shared_ptr<MemorySource> source, const std::str
                             const std::string& scheme) {
   ModelDescription model = checked(describe_model(*source));
   std::vector<std::optional<QuantScheme>> schemes = linear_schemes(model, scheme);
-  CalibratedOptions options;
-  options.method = checked(parse_method(method));
-  return {.source = std::move(source),
-          .model = std::move(model),
-          .schemes = std::move(schemes),
-          .options = std::move(options),
-          .windows = tiny_windows(8, 16),
-          .saved_statistics = {},
-          .memory_limit = 1ull << 34};
+  QuantizeJob job;
+  job.source = std::move(source);
+  job.model = std::move(model);
+  job.schemes = std::move(schemes);
+  job.options.method = checked(parse_method(method));
+  job.windows = tiny_windows(8, 16);
+  job.memory_limit = 1ull << 34;
+  return job;
 }
 
 struct JobOutcome {
@@ -82,7 +81,7 @@ inline JobOutcome run_job(const QuantizeJob& job, const std::string& folder_name
   JobFolder folder =
       checked(JobFolder::open(memory_folder() + "/" + folder_name, Json::object(), JobMode::fresh));
   const auto run = [&]() -> Status {
-    PARE_TRY(const QuantizeJobResult result, compress_blocks(job, folder));
+    PARE_TRY(const BlockJobResult result, compress_blocks(job, folder));
     static_cast<void>(result);
     PARE_CHECK(write_compressed(job, folder, outcome.sink, outcome.manifest));
     return outcome.sink.finish(outcome.manifest);

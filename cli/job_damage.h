@@ -1,4 +1,4 @@
-// cli/quantize_damage.h: after a job: what the compression did, measured, written beside the output, and
+// cli/job_damage.h: after a job: what the compression did, measured, written beside the output, and
 // gated.
 #pragma once
 
@@ -8,17 +8,17 @@
 #include <vector>
 
 #include "calibrate/block_pipeline.h"
-#include "cli/quantize_options.h"
+#include "cli/job_arguments.h"
 #include "evaluate/gate.h"
 #include "evaluate/run_report.h"
 
 namespace pare::cli {
 
-Result<std::vector<Gate>> report_gates(const QuantizeArguments& arguments);  // exit 2
+Result<std::vector<Gate>> report_gates(const JobArguments& arguments);  // exit 2
 
 // Both models over `windows` (or --report-data), block by block. `compressed` is opened from the output. An
 // error of `advance` ends the walk.
-Result<DamageReport> measure_damage(const QuantizeArguments& arguments, const CommonOptions& common,
+Result<DamageReport> measure_damage(const JobArguments& arguments, const CommonOptions& common,
                                     std::shared_ptr<const WeightSource> original,
                                     const CalibrationWindows& windows,
                                     const std::function<Status()>& advance);

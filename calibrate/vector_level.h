@@ -1,4 +1,4 @@
-// quantize/vector_level.h: the vectors of this machine, for loops that give the same bytes with all of them.
+// calibrate/vector_level.h: the vectors of this machine, for loops that give the same bytes with all of them.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// quantize/input_check.h: what is looked at before a model is compressed, so that nothing is done half.
+// calibrate/input_check.h: what is looked at before a model is compressed, so that nothing is done half.
 #pragma once
 
 #include <optional>

@@ -1,4 +1,4 @@
-#include "quantize/tensor_archive.h"
+#include "calibrate/tensor_archive.h"
 
 #include <array>
 #include <cstring>

@@ -1,13 +1,13 @@
-#include "cli/quantize_finish.h"
+#include "cli/job_finish.h"
 
 #include <algorithm>
 
+#include "calibrate/block_job.h"
 #include "cli/model_argument.h"
 #include "engine/core/hash.h"
 #include "engine/core/memory.h"
 #include "engine/core/parallel.h"
 #include "engine/core/text.h"
-#include "evaluate/damage_json.h"
 #include "formats/verify.h"
 
 namespace pare::cli {
@@ -54,9 +54,8 @@ std::string shell_word(const std::string& word) {
 
 }  // namespace
 
-Result<std::optional<Manifest>> finished_output(const QuantizeArguments& arguments,
-                                                const CommonOptions& common, const JobFolder& folder,
-                                                const Manifest& planned) {
+Result<std::optional<Manifest>> finished_output(const JobArguments& arguments, const CommonOptions& common,
+                                                const JobFolder& folder, const Manifest& planned) {
   const std::string& path = arguments.output.path;
   std::string checksum;
   if (folder.resumed()) {
@@ -92,58 +91,51 @@ std::string resume_command(const CommonOptions& common) {
   return has_resume ? line : line + " --resume";
 }
 
-Status check_report_target(const QuantizeArguments& arguments) {
+Status check_report_target(const JobArguments& arguments) {
   const std::string path = run_report_path(arguments.output.path);
   const bool is_report = path_exists(path) && read_run_report(arguments.output.path).has_value();
   return check_output(path, {.force = arguments.output.force || arguments.resume || is_report});
 }
 
-Result<std::optional<DamageReport>> report_run(const QuantizeArguments& arguments,
-                                               const CommonOptions& common, FinishedRun& run,
-                                               const std::function<Status()>& advance) {
-  std::optional<DamageReport> damage;
-  if (!arguments.no_report && (!arguments.report_data.empty() || run.report_windows.samples > 0)) {
-    PARE_TRY(damage, measure_damage(arguments, common, run.source, run.report_windows, advance));
-  }
-  QuantizeOutcome& outcome = run.outcome;
-  outcome.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - run.start).count();
-  PARE_TRY(outcome.output_bytes, bytes_on_disk(arguments.output.path));
-  RunReport report;
-  report.command = "quantize";
-  report.command_line = common.command_line;
-  report.manifest_hash = manifest_hash(run.manifest);
-  report.seconds = outcome.seconds;
-  report.peak_resident_bytes = peak_resident_bytes();
-  report.threads = thread_count();
-  report.cpu_profile = run.manifest.arithmetic;
-  report.resumes = arguments.resume ? 1 : 0;
-  report.weight_bytes_before = outcome.plan.input_bytes;
-  report.weight_bytes_after = outcome.plan.output_bytes;
-  report.output_bytes = outcome.output_bytes;
-  report.curve = run.chosen.curve;
-  report.curve_unit = run.chosen.unit;
-  if (!run.chosen.curve.empty()) report.extra["predicted"] = run.chosen.predicted;
-  report.damage = damage;
-  PARE_CHECK(write_run_report(arguments.output.path, report, /*force=*/true));
-  return damage;
+OutputOptions output_of(const JobArguments& arguments) {
+  OutputOptions output = arguments.output;
+  output.force = output.force || arguments.resume;
+  return output;
 }
 
-Status conclude_run(const QuantizeArguments& arguments, const QuantizeSettings& settings,
-                    const CommonOptions& common, const FinishedRun& run,
-                    const std::optional<DamageReport>& damage) {
-  if (common.json) {
-    Json json = quantize_json(arguments, *run.source, run.outcome, run.manifest);
-    if (damage) json["damage"] = to_json(*damage);
-    print_json(json);
-  } else {
-    print_quantize_plan(arguments, settings, run.outcome.plan);
-    if (has_target(arguments)) print_chosen_bits(run.chosen, run.model, run.schemes);
-    if (damage) print_damage(*damage);
-    if (arguments.report) print_matrices(run.manifest);
-    print_quantize_outcome(run.outcome, run.manifest);
+Result<std::shared_ptr<const WeightSource>> open_job_input(const JobArguments& arguments,
+                                                           const CommonOptions& common) {
+  PARE_CHECK(check_output(arguments.output.path, {.force = output_of(arguments).force}));
+  PARE_CHECK(check_report_target(arguments));
+  if (!arguments.report_data.empty() && arguments.report_data != "-") {
+    PARE_TRY(const InputFile readable, InputFile::open(arguments.report_data));
+    static_cast<void>(readable);
   }
-  if (damage) PARE_CHECK(check_gates(run.gates, *damage, arguments.output.path));
-  return {};
+  return open_source(arguments.model, common);
+}
+
+Status report_job(const JobArguments& arguments, const CommonOptions& common, FinishedJob& done,
+                  const std::function<Status()>& advance) {
+  if (!arguments.no_report && (!arguments.report_data.empty() || done.report_windows.samples > 0)) {
+    PARE_TRY(done.damage, measure_damage(arguments, common, done.source, done.report_windows, advance));
+  }
+  done.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - done.start).count();
+  PARE_TRY(done.output_bytes, bytes_on_disk(arguments.output.path));
+  RunReport report;
+  report.command = done.command;
+  report.command_line = common.command_line;
+  report.manifest_hash = manifest_hash(done.manifest);
+  report.seconds = done.seconds;
+  report.peak_resident_bytes = peak_resident_bytes();
+  report.threads = thread_count();
+  report.cpu_profile = done.manifest.arithmetic;
+  report.resumes = arguments.resume ? 1 : 0;
+  report.weight_bytes_before = done.weight_bytes_before;
+  report.weight_bytes_after = done.weight_bytes_after;
+  report.output_bytes = done.output_bytes;
+  done.complete(report);
+  report.damage = done.damage;
+  return write_run_report(arguments.output.path, report, /*force=*/true);
 }
 
 }  // namespace pare::cli

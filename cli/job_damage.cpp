@@ -1,4 +1,4 @@
-#include "cli/quantize_damage.h"
+#include "cli/job_damage.h"
 
 #include <cmath>
 
@@ -28,7 +28,7 @@ double metric(const DamageReport& report, const std::string& name) {
 
 }  // namespace
 
-Result<std::vector<Gate>> report_gates(const QuantizeArguments& arguments) {
+Result<std::vector<Gate>> report_gates(const JobArguments& arguments) {
   std::vector<Gate> gates;
   for (const std::string& text : arguments.fail_if) {
     PARE_TRY(Gate gate, parse_gate(text, kMetrics));
@@ -55,7 +55,7 @@ Result<std::vector<Gate>> report_gates(const QuantizeArguments& arguments) {
   return gates;
 }
 
-Result<DamageReport> measure_damage(const QuantizeArguments& arguments, const CommonOptions& common,
+Result<DamageReport> measure_damage(const JobArguments& arguments, const CommonOptions& common,
                                     std::shared_ptr<const WeightSource> original,
                                     const CalibrationWindows& windows,
                                     const std::function<Status()>& advance) {

@@ -1,4 +1,4 @@
-#include "quantize/output_error.h"
+#include "calibrate/output_error.h"
 
 #include <algorithm>
 #include <cmath>

@@ -1,4 +1,4 @@
-// quantize/tensor_archive.h: the changed tensors of one block as one object of a job folder.
+// calibrate/tensor_archive.h: the changed tensors of one block as one object of a job folder.
 #pragma once
 
 #include <memory>

@@ -1,4 +1,4 @@
-// quantize/hessian.h: the second moment of a linear's input, made ready for error propagation.
+// calibrate/hessian.h: the second moment of a linear's input, made ready for error propagation.
 #pragma once
 
 #include <string>

@@ -1,4 +1,4 @@
-#include "quantize/input_check.h"
+#include "calibrate/input_check.h"
 
 #include "engine/core/text.h"
 #include "engine/tensor/tensor_scan.h"

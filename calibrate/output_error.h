@@ -1,4 +1,4 @@
-// quantize/output_error.h: how far a linear's output moves when its weights do, on the data that was seen.
+// calibrate/output_error.h: how far a linear's output moves when its weights do, on the data that was seen.
 #pragma once
 
 #include "engine/core/result.h"

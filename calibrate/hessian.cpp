@@ -1,4 +1,4 @@
-#include "quantize/hessian.h"
+#include "calibrate/hessian.h"
 
 #include <fmt/core.h>
 

@@ -1,4 +1,4 @@
-#include "quantize/vector_level.h"
+#include "calibrate/vector_level.h"
 
 namespace pare {
 
