@@ -102,7 +102,7 @@ bool is_matrix(Role role) {
 // rows).
 Status check_tensor(const std::string& path, const Json& config, const TensorSpec& spec, Role key_role,
                     const StoredTensor& stored) {
-  const bool quantized = stored.scheme.has_value();
+  const bool quantized = !stored.is_dense();
   if (quantized && !is_matrix(spec.role))
     return tensor_error("CF09", path, quote(spec.name), "only matrices may be quantized");
   if (!quantized && !is_weight_dtype(stored.dtype)) {
@@ -139,7 +139,7 @@ Status check_tied_head(const WeightSource& source, const std::string& path, cons
   };
   const StoredTensor& a = *source.find(embedding);
   const StoredTensor& b = *source.find(head);
-  if (a.dtype != b.dtype || !(a.shape == b.shape) || a.scheme != b.scheme) return differs();
+  if (a.dtype != b.dtype || !(a.shape == b.shape) || a.form_text() != b.form_text()) return differs();
   PARE_TRY(const WeightData left, source.load(embedding));
   PARE_TRY(const WeightData right, source.load(head));
   const auto same = [](const Tensor& x, const Tensor& y) {
@@ -147,7 +147,7 @@ Status check_tied_head(const WeightSource& source, const std::string& path, cons
     return !x.defined() ||
            (x.size_bytes() == y.size_bytes() && std::memcmp(x.raw(), y.raw(), x.size_bytes()) == 0);
   };
-  bool equal = left.is_quantized() == right.is_quantized();
+  bool equal = left.form.index() == right.form.index();
   if (equal && left.is_quantized()) {
     const QuantizedTensor& x = *left.quantized();
     const QuantizedTensor& y = *right.quantized();
@@ -155,7 +155,9 @@ Status check_tied_head(const WeightSource& source, const std::string& path, cons
             same(x.minimums, y.minimums) && same(x.group_index, y.group_index) &&
             same(x.codebook, y.codebook);
   } else if (equal) {
-    equal = same(left.dense(), right.dense());
+    PARE_TRY(const Tensor x, left.to_dense_tensor());
+    PARE_TRY(const Tensor y, right.to_dense_tensor());
+    equal = same(x, y);
   }
   source.release(head);
   if (!equal) return differs();
@@ -205,7 +207,8 @@ Status read_generation_config(const WeightSource& source, const std::string& pat
 // A config without tensors to match is refused before thousands of blocks are described.
 Status check_tensor_count(const WeightSource& source, const ModelConfig& config) {
   if (source.tensors().size() >= size_t(config.block_count())) return {};
-  Error error = tensor_error("CF09", source.path(), "num_hidden_layers, tensors", "fewer tensors than layers");
+  Error error =
+      tensor_error("CF09", source.path(), "num_hidden_layers, tensors", "fewer tensors than layers");
   error.got = std::to_string(source.tensors().size());
   error.limit = fmt::format("at least {}", config.block_count());
   return error;

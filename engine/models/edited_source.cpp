@@ -14,20 +14,7 @@ EditedSource::EditedSource(std::shared_ptr<const WeightSource> base)
 void EditedSource::set(const std::string& name, WeightData data) {
   const auto position = positions_.find(name);
   PARE_ASSERT(position != positions_.end(), "[edited_source] {} is not in the model", name);
-  StoredTensor& stored = tensors_[position->second];
-  if (data.is_quantized()) {
-    stored.scheme = data.quantized()->scheme;
-    stored.dtype = data.quantized()->scheme.scale_dtype;
-    stored.shape = data.quantized()->shape;
-    stored.transposed = data.transposed;
-    stored.bytes = data.quantized()->size_bytes();
-  } else {
-    stored.scheme.reset();
-    stored.dtype = data.dense().dtype();
-    stored.shape = data.dense().shape();
-    stored.transposed = false;
-    stored.bytes = data.dense().size_bytes();
-  }
+  tensors_[position->second] = data.described(name);
   edits_.insert_or_assign(name, std::move(data));
 }
 

@@ -13,8 +13,8 @@ const TensorSpec* Loader::bias_of(const TensorSpec& spec) const {
 
 Result<Tensor> Loader::floats(const TensorSpec& spec) const {
   PARE_TRY(const WeightData data, source_.load(spec.name));
-  PARE_ASSERT(!data.is_quantized(), "[models] {} is quantized", spec.name);
-  PARE_TRY(const Tensor values, converted(data.dense(), DType::f32));
+  PARE_TRY(const Tensor stored, data.to_dense_tensor());
+  PARE_TRY(const Tensor values, converted(stored, DType::f32));
   source_.release(spec.name);
   return values.on(device_);
 }
@@ -36,7 +36,7 @@ Weight Loader::planned(Role role, int block) const {
   const TensorSpec* spec = description_.find(role, block);
   PARE_ASSERT(spec != nullptr, "[models] no tensor of role {} in block {}", int(role), block);
   const StoredTensor* stored = source_.find(spec->name);
-  return Weight::planned(spec->name, spec->out(), spec->in(), stored->scheme, device_, stored->activation);
+  return Weight::planned(*stored, spec->out(), spec->in(), device_);
 }
 
 Result<Tensor> Loader::vector(Role role, int block) const {

@@ -1,5 +1,6 @@
 #include "engine/models/weight.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "engine/core/assert.h"
@@ -7,6 +8,16 @@
 #include "engine/tensor/ops.h"
 
 namespace pare {
+
+namespace {
+
+// Whether every grid of the scheme has a code for exactly 0, so that a sparse matrix runs as codes.
+bool has_zero_code(const QuantScheme& scheme) {
+  if (scheme.kind == QuantScheme::Kind::codebook) return scheme.codebook != "custom";
+  return scheme.offset != QuantScheme::Offset::minimum;
+}
+
+}  // namespace
 
 Result<Weight> Weight::make(std::string name, const WeightData& data, bool transposed, Tensor bias,
                             Device device, WeightUse use) {
@@ -23,6 +34,14 @@ Result<Weight> Weight::make(std::string name, const WeightData& data, bool trans
     }
     if (use != WeightUse::multiply) weight.quantized_ = quantized;
     weight.is_copy_ = weight.quantized_ == nullptr && weight.packed_.canonical == nullptr;
+    return weight;
+  }
+  if (data.is_sparse()) {
+    PARE_CHECK(weight.make_sparse(*data.sparse(), use));
+    return weight;
+  }
+  if (data.is_low_rank()) {
+    PARE_CHECK(weight.make_low_rank(*data.low_rank(), use));
     return weight;
   }
   Tensor dense = data.dense().on(device);
@@ -42,16 +61,69 @@ Result<Weight> Weight::make(std::string name, const WeightData& data, bool trans
   return weight;
 }
 
-Weight Weight::planned(std::string name, int64_t out, int64_t in, const std::optional<QuantScheme>& scheme,
-                       Device device, const std::optional<ActivationQuant>& activation) {
+// Codes run as codes where 0 is one of them; everything else as the dense matrix with zeros.
+Status Weight::make_sparse(const SparseTensor& sparse, WeightUse use) {
+  out_ = sparse.out();
+  in_ = sparse.in();
+  is_copy_ = true;
+  if (!sparse.has_codes() || !has_zero_code(*sparse.scheme)) {
+    PARE_TRY(dense_, sparse.to_dense());
+    dense_ = dense_.on(device_);
+    return {};
+  }
+  PARE_TRY(QuantizedTensor whole, sparse.to_quantized({}, name_));
+  is_copy_ = false;  // scales are still those of the file
+  const auto shared = std::make_shared<const QuantizedTensor>(std::move(whole));
+  if (use != WeightUse::gather) {
+    PARE_TRY(packed_, backend_for(device_).prepack(shared));
+  }
+  if (use != WeightUse::multiply) quantized_ = shared;
+  is_copy_ = quantized_ == nullptr && packed_.canonical == nullptr;
+  return {};
+}
+
+Status Weight::make_low_rank(const LowRankTensor& tensor, WeightUse use) {
+  out_ = tensor.out();
+  in_ = tensor.in();
+  if (use != WeightUse::multiply) {
+    PARE_TRY(dense_, tensor.to_dense());
+    dense_ = dense_.on(device_);
+    is_copy_ = true;
+    return {};
+  }
+  left_ = tensor.left.on(device_);
+  right_ = tensor.right.on(device_);
+  rank_ = tensor.rank();
+  if (!tensor.has_base()) return {};
+  WeightData data;
+  if (const auto* dense = std::get_if<Tensor>(&tensor.base)) data.form = *dense;
+  if (const auto* codes = std::get_if<std::shared_ptr<const QuantizedTensor>>(&tensor.base))
+    data.form = *codes;
+  if (const auto* sparse = std::get_if<std::shared_ptr<const SparseTensor>>(&tensor.base))
+    data.form = *sparse;
+  PARE_TRY(Weight base, make(name_, data, false, Tensor(), device_));
+  base_ = std::make_shared<const Weight>(std::move(base));
+  return {};
+}
+
+Weight Weight::planned(const StoredTensor& stored, int64_t out, int64_t in, Device device) {
   Weight weight;
-  weight.name_ = std::move(name);
+  weight.name_ = stored.name;
   weight.out_ = out;
   weight.in_ = in;
   weight.device_ = device;
-  if (scheme) {
-    weight.packed_.scheme = *scheme;
-    weight.packed_.activation = activation;
+  if (stored.is_low_rank()) {
+    weight.rank_ = *stored.rank;
+    if (stored.base_dtype) {
+      StoredTensor base = stored;
+      base.rank.reset();
+      weight.base_ = std::make_shared<const Weight>(planned(base, out, in, device));
+    }
+    return weight;
+  }
+  if (stored.scheme && (!stored.is_sparse() || has_zero_code(*stored.scheme))) {
+    weight.packed_.scheme = *stored.scheme;
+    weight.packed_.activation = stored.activation;
     weight.packed_.out = out;
     weight.packed_.in = in;
   }
@@ -63,11 +135,21 @@ uint64_t Weight::size_bytes() const {
   if (dense_.defined()) bytes += dense_.size_bytes();
   if (packed_.defined()) bytes += packed_.size_bytes();
   if (quantized_ != nullptr && quantized_ != packed_.canonical) bytes += quantized_->size_bytes();
+  if (left_.defined()) bytes += left_.size_bytes() + right_.size_bytes();
+  if (base_ != nullptr) bytes += base_->size_bytes();
   return bytes;
 }
 
 void Weight::multiply(const Tensor& x, bool accumulate, Tensor& out, Workspace& workspace) const {
-  if (packed_.defined()) {
+  if (rank_ > 0 && left_.defined()) {
+    // out (+)= base x + left (right x) + bias
+    Workspace::Scope scope(workspace);
+    const int64_t tokens = in_ == 0 ? 0 : x.numel() / in_;
+    Tensor inner = workspace.take(DType::f32, {tokens, rank_});
+    ops::matmul(x, right_, Tensor(), /*accumulate=*/false, inner, workspace);
+    if (base_ != nullptr) base_->multiply(x, accumulate, out, workspace);
+    ops::matmul(inner, left_, bias_, accumulate || base_ != nullptr, out, workspace);
+  } else if (packed_.defined()) {
     ops::matmul(x, packed_, bias_, accumulate, out, workspace);
   } else {
     ops::matmul(x, dense_, bias_, accumulate, out, workspace);
@@ -75,6 +157,12 @@ void Weight::multiply(const Tensor& x, bool accumulate, Tensor& out, Workspace& 
 }
 
 size_t Weight::workspace_bytes(int64_t tokens) const {
+  if (rank_ > 0) {
+    const size_t products = std::max(ops::matmul_workspace_bytes(device_, tokens, rank_, in_),
+                                     ops::matmul_workspace_bytes(device_, tokens, out_, rank_));
+    const size_t base = base_ != nullptr ? base_->workspace_bytes(tokens) : 0;
+    return Workspace::bytes_for(DType::f32, {tokens, rank_}) + std::max(products, base);
+  }
   if (packed_.out > 0) return ops::matmul_workspace_bytes(device_, packed_, tokens);
   return ops::matmul_workspace_bytes(device_, tokens, out_, in_);
 }

@@ -17,16 +17,18 @@ enum class WeightUse : uint8_t { multiply, gather, both };
 class Weight {
  public:
   Weight() = default;
-  // Dense matrices stored [in, out] are transposed once here; quantized ones are repacked for the device.
-  // bias: f32 [out] or undefined. Exit 4 or 6.
+  // Dense matrices stored [in, out] are transposed once here; quantized and sparse ones are unpacked or
+  // repacked for the device; low-rank ones stay two factors, so that multiply() is two products (and that of
+  // the base), except where rows are gathered. bias: f32 [out] or undefined. Exit 4 or 6.
   static Result<Weight> make(std::string name, const WeightData& data, bool transposed, Tensor bias,
                              Device device, WeightUse use = WeightUse::multiply);
-  // A weight without values that knows its workspace_bytes(), to plan before loading. scheme: of a quantized
-  // one.
-  static Weight planned(std::string name, int64_t out, int64_t in, const std::optional<QuantScheme>& scheme,
-                        Device device, const std::optional<ActivationQuant>& activation = std::nullopt);
+  // A weight without values that knows its workspace_bytes(), to plan before loading. [out, in] is what the
+  // model multiplies with, whatever order the checkpoint has.
+  static Weight planned(const StoredTensor& stored, int64_t out, int64_t in, Device device);
 
-  bool defined() const { return dense_.defined() || packed_.defined() || quantized_ != nullptr; }
+  bool defined() const {
+    return dense_.defined() || packed_.defined() || quantized_ != nullptr || left_.defined();
+  }
   // True when nothing of the source's bytes is used any more, so that they may be released.
   bool is_copy() const { return is_copy_; }
   const std::string& name() const { return name_; }
@@ -41,6 +43,9 @@ class Weight {
   void gather(const Tensor& ids, float scale, bool accumulate, Tensor& out) const;
 
  private:
+  Status make_sparse(const SparseTensor& sparse, WeightUse use);
+  Status make_low_rank(const LowRankTensor& tensor, WeightUse use);
+
   std::string name_;
   int64_t out_ = 0, in_ = 0;
   Device device_;
@@ -48,6 +53,9 @@ class Weight {
   Tensor dense_;  // [out, in]
   PackedMatrix packed_;
   std::shared_ptr<const QuantizedTensor> quantized_;  // kept for gather()
+  Tensor left_, right_;                               // [out, rank] and [rank, in]
+  int64_t rank_ = 0;                                  // > 0: multiply by the factors
+  std::shared_ptr<const Weight> base_;                // added to their product; may be none
   Tensor bias_;
 };
 

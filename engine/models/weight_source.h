@@ -12,30 +12,62 @@
 #include "engine/core/json.h"
 #include "engine/core/manifest.h"
 #include "engine/core/result.h"
+#include "engine/tensor/low_rank_tensor.h"
 #include "engine/tensor/quantized_tensor.h"
+#include "engine/tensor/sparse_tensor.h"
 #include "engine/tensor/tensor.h"
 
 namespace pare {
 
 // One tensor as a source stores it, known without reading its values.
 struct StoredTensor {
-  std::string name;                   // checkpoint name, "model.layers.0.mlp.down_proj.weight"
-  DType dtype = DType::f32;           // of the elements; of the scales for quantized tensors
-  Shape shape;                        // dense: as stored; quantized: logical [out, in]
-  std::optional<QuantScheme> scheme;  // present for quantized tensors
-  bool transposed = false;  // quantized tensors only: the checkpoint's dense form is [in, out] (Conv1D)
+  std::string name;          // checkpoint name, "model.layers.0.mlp.down_proj.weight"
+  DType dtype = DType::f32;  // of the elements, of low-rank tensors of the factors; with codes of the scales
+  Shape shape;               // dense: as stored; other forms: logical [out, in]
+  std::optional<QuantScheme> scheme;  // present for tensors with codes; of low-rank tensors that of the base
+  bool transposed = false;  // not of dense tensors: the checkpoint's dense form is [in, out] (Conv1D)
   uint64_t bytes = 0;       // stored, all parts
-  std::optional<ActivationQuant> activation = std::nullopt;  // of quantized tensors whose input is rounded
+  std::optional<ActivationQuant> activation = std::nullopt;  // of tensors with codes whose input is rounded
+  std::string pattern = {};          // of sparse tensors and of a sparse base: text of the SparsityPattern
+  std::optional<int64_t> kept = {};  // weights kept, with a pattern; none where only the values tell
+  std::optional<int64_t> rank = {};  // present for low-rank tensors
+  std::optional<DType> base_dtype =
+      {};  // of a low-rank tensor with a base: its type; with codes of its scales
+
+  bool is_low_rank() const { return rank.has_value(); }
+  bool is_sparse() const { return !is_low_rank() && !pattern.empty(); }
+  bool is_quantized() const { return !is_low_rank() && pattern.empty() && scheme.has_value(); }
+  bool is_dense() const { return !is_low_rank() && pattern.empty() && !scheme; }
+  // "dense", "quantized", "sparse" or "low_rank": the `kind` of manifests and the `form` of .pare files.
+  std::string_view form_name() const;
+  // What distinguishes it from others for a reader: "BF16", "int4-g64-sym", "2:4 BF16", "rank 32 BF16 +
+  // int4-g64-sym".
+  std::string form_text() const;
 };
 
 // A loaded tensor in whichever form.
 struct WeightData {
-  std::variant<Tensor, std::shared_ptr<const QuantizedTensor>> form;
+  std::variant<Tensor, std::shared_ptr<const QuantizedTensor>, std::shared_ptr<const SparseTensor>,
+               std::shared_ptr<const LowRankTensor>>
+      form;
   bool transposed = false;  // as in StoredTensor
 
+  bool is_dense() const { return form.index() == 0; }
   bool is_quantized() const { return form.index() == 1; }
+  bool is_sparse() const { return form.index() == 2; }
+  bool is_low_rank() const { return form.index() == 3; }
   const Tensor& dense() const { return std::get<0>(form); }
   const std::shared_ptr<const QuantizedTensor>& quantized() const { return std::get<1>(form); }
+  const std::shared_ptr<const SparseTensor>& sparse() const { return std::get<2>(form); }
+  const std::shared_ptr<const LowRankTensor>& low_rank() const { return std::get<3>(form); }
+
+  // As a dense checkpoint holds it: dense ones as they are, sparse values with zeros in their type,
+  // everything else in f32; matrices of Conv1D as [in, out]. Exit 6.
+  Result<Tensor> to_dense_tensor() const;
+  // Structure and values of a form that is not dense; finite values of a dense one. Exit 3 or 7.
+  Status validate(std::string_view path, std::string_view name) const;
+  // Everything but the name as a source would list it. `transposed` of dense tensors is dropped.
+  StoredTensor described(std::string name) const;
 };
 
 // A file that travels with the model unchanged: tokenizer.json, generation_config.json, chat template,

@@ -4,7 +4,7 @@
 #include <array>
 
 #include "engine/core/parallel.h"
-#include "engine/tensor/float_formats.h"
+#include "engine/tensor/code_grid.h"
 
 namespace pare {
 namespace {
@@ -12,60 +12,6 @@ namespace {
 using Kind = QuantScheme::Kind;
 using Granularity = QuantScheme::Granularity;
 using Offset = QuantScheme::Offset;
-
-float load_scale(const Tensor& tensor, int64_t index) {
-  switch (tensor.dtype()) {
-    case DType::f16:
-      return f16_to_float(tensor.data<uint16_t>()[index]);
-    case DType::bf16:
-      return bf16_to_float(tensor.data<uint16_t>()[index]);
-    default:
-      return tensor.data<float>()[index];
-  }
-}
-
-// The real number that every code stands for before scale and offset.
-std::array<float, 256> code_values(const QuantizedTensor& tensor) {
-  std::array<float, 256> values{};
-  const QuantScheme& scheme = tensor.scheme;
-  for (int code = 0; code < scheme.code_count(); ++code) {
-    float value = float(code);
-    if (scheme.kind == Kind::integer && scheme.is_symmetric())
-      value = float(code - scheme.symmetric_zero_point());
-    if (scheme.kind == Kind::floating) {
-      value = scheme.float_type == DType::f8_e4m3 ? f8_e4m3_to_float(uint8_t(code))
-                                                  : f8_e5m2_to_float(uint8_t(code));
-    }
-    if (scheme.kind == Kind::codebook) {
-      value = tensor.codebook.defined() ? tensor.codebook.data<float>()[code] : nf4_codebook()[size_t(code)];
-    }
-    values[size_t(code)] = value;
-  }
-  return values;
-}
-
-// One group's map from code to weight.
-struct GroupGrid {
-  float scale = 0.0f;
-  float zero_point = 0.0f;
-  float minimum = 0.0f;
-  Offset offset = Offset::none;
-
-  float weight(float value) const {
-    if (offset == Offset::minimum) return minimum + scale * value;
-    return scale * (value - zero_point);
-  }
-};
-
-GroupGrid grid_at(const QuantizedTensor& tensor, int64_t row, int64_t group) {
-  const QuantScheme& scheme = tensor.scheme;
-  const int64_t index =
-      scheme.granularity == Granularity::tensor ? 0 : row * scheme.groups(tensor.in()) + group;
-  GroupGrid grid{.scale = load_scale(tensor.scales, index), .offset = scheme.offset};
-  if (scheme.offset == Offset::zero_point) grid.zero_point = float(tensor.zero_points.data<uint8_t>()[index]);
-  if (scheme.offset == Offset::minimum) grid.minimum = load_scale(tensor.minimums, index);
-  return grid;
-}
 
 // Columns [begin, end) of a row into `out`; begin is a multiple of 8, so that it starts on a byte.
 void dequantize_part(const QuantizedTensor& tensor, const std::array<float, 256>& values, int64_t row,
@@ -87,7 +33,7 @@ void dequantize_part(const QuantizedTensor& tensor, const std::array<float, 256>
       const int64_t column_group = group_index != nullptr ? group_index[column] : column / width;
       if (column_group != group) {
         group = column_group;
-        grid = grid_at(tensor, row, group);
+        grid = grid_at(tensor, scheme, row, group);
       }
       out[column - begin] = grid.weight(values[codes[size_t(i)]]);
     }
@@ -127,7 +73,7 @@ Result<QuantizedTensor> QuantizedTensor::allocate(const QuantScheme& scheme, int
 void QuantizedTensor::dequantize_rows(int64_t begin, int64_t end, float* out) const {
   PARE_ASSERT(begin >= 0 && begin <= end && end <= shape[0], "[quantized] rows {} to {} of {}", begin, end,
               shape.text());
-  const std::array<float, 256> values = code_values(*this);
+  const std::array<float, 256> values = code_values(scheme, codebook);
   for (int64_t row = begin; row < end; ++row) {
     dequantize_part(*this, values, row, 0, in(), out + (row - begin) * in());
   }
@@ -136,7 +82,7 @@ void QuantizedTensor::dequantize_rows(int64_t begin, int64_t end, float* out) co
 void QuantizedTensor::dequantize_slice(int64_t row, int64_t begin, int64_t end, float* out) const {
   PARE_ASSERT(row >= 0 && row < shape[0] && begin >= 0 && begin % 8 == 0 && begin <= end && end <= shape[1],
               "[quantized] row {}, columns {} to {} of {}", row, begin, end, shape.text());
-  dequantize_part(*this, code_values(*this), row, begin, end, out);
+  dequantize_part(*this, code_values(scheme, codebook), row, begin, end, out);
 }
 
 Result<Tensor> QuantizedTensor::dequantize() const {

@@ -30,6 +30,8 @@ struct QuantizedTensor {
 
   // Structure and values: shapes and dtypes (3), scales finite and positive (7), zero points and codes in range (3).
   Status validate(std::string_view path, std::string_view name) const;
+  // The same without the codes: for forms that keep them in another order.
+  Status validate_grid(std::string_view path, std::string_view name) const;
 
   // The definition of the stored matrix: f32 [out, in]. Computed in float: scale * float(code - zero_point).
   Result<Tensor> dequantize() const;

@@ -9,7 +9,7 @@
 
 #include "engine/core/parallel.h"
 #include "engine/core/text.h"
-#include "engine/tensor/float_formats.h"
+#include "engine/tensor/code_grid.h"
 #include "engine/tensor/quantized_tensor.h"
 
 namespace pare {
@@ -18,7 +18,6 @@ namespace {
 using Kind = QuantScheme::Kind;
 using Granularity = QuantScheme::Granularity;
 using Offset = QuantScheme::Offset;
-using Range = QuantScheme::Range;
 
 // Where the tensor came from, for messages.
 struct Origin {
@@ -84,7 +83,6 @@ Status check_parts(const Origin& origin, const QuantizedTensor& tensor) {
   const QuantScheme& scheme = tensor.scheme;
   const int64_t in = tensor.in();
   const Shape scale_shape{scheme.granularity == Granularity::tensor ? 1 : tensor.out(), scheme.groups(in)};
-  PARE_CHECK(check_part(origin, "codes", tensor.codes, DType::u8, {tensor.out(), scheme.row_bytes(in)}));
   PARE_CHECK(check_part(origin, "scales", tensor.scales, scheme.scale_dtype, scale_shape));
   PARE_CHECK(scheme.offset == Offset::zero_point
                  ? check_part(origin, "zero_points", tensor.zero_points, DType::u8, scale_shape)
@@ -101,21 +99,10 @@ Status check_parts(const Origin& origin, const QuantizedTensor& tensor) {
              : check_absent(origin, "group_index", tensor.group_index);
 }
 
-float load(const Tensor& tensor, int64_t index) {
-  switch (tensor.dtype()) {
-    case DType::f16:
-      return f16_to_float(tensor.data<uint16_t>()[index]);
-    case DType::bf16:
-      return bf16_to_float(tensor.data<uint16_t>()[index]);
-    default:
-      return tensor.data<float>()[index];
-  }
-}
-
 Status check_scales(const Origin& origin, const QuantizedTensor& tensor) {
   const int64_t groups = tensor.scales.size(1);
   for (int64_t i = 0; i < tensor.scales.numel(); ++i) {
-    const float scale = load(tensor.scales, i);
+    const float scale = load_float(tensor.scales, i);
     // Code 0 of a grid with a minimum is the minimum; the grid may then run downwards.
     const bool may_fall = tensor.scheme.offset == Offset::minimum && scale < 0.0f;
     if (std::isfinite(scale) && (scale > 0.0f || may_fall)) continue;
@@ -123,9 +110,9 @@ Status check_scales(const Origin& origin, const QuantizedTensor& tensor) {
                         "scale must be finite and positive", std::to_string(scale));
   }
   for (int64_t i = 0; tensor.minimums.defined() && i < tensor.minimums.numel(); ++i) {
-    if (std::isfinite(load(tensor.minimums, i))) continue;
+    if (std::isfinite(load_float(tensor.minimums, i))) continue;
     return origin.error(Exit::numeric, "PK07", ".minimums" + at(i / groups, i % groups),
-                        "minimum must be finite", std::to_string(load(tensor.minimums, i)));
+                        "minimum must be finite", std::to_string(load_float(tensor.minimums, i)));
   }
   for (int64_t i = 0; tensor.codebook.defined() && i < tensor.codebook.numel(); ++i) {
     if (std::isfinite(tensor.codebook.data<float>()[i])) continue;
@@ -151,20 +138,6 @@ Status check_indices(const Origin& origin, const QuantizedTensor& tensor) {
                         std::to_string(group), fmt::format("0 to {}", groups - 1));
   }
   return {};
-}
-
-// Codes that never stand for a weight: -2^(bits-1) on a narrow grid (integer kernels rely on its absence) and
-// the NaN and infinity patterns of fp8.
-std::array<bool, 256> forbidden_codes(const QuantScheme& scheme) {
-  std::array<bool, 256> forbidden{};
-  if (scheme.kind == Kind::integer && scheme.is_symmetric() && scheme.range == Range::narrow)
-    forbidden[0] = true;
-  for (int code = 0; scheme.kind == Kind::floating && code < 256; ++code) {
-    const float value = scheme.float_type == DType::f8_e4m3 ? f8_e4m3_to_float(uint8_t(code))
-                                                            : f8_e5m2_to_float(uint8_t(code));
-    forbidden[size_t(code)] = !std::isfinite(value);
-  }
-  return forbidden;
 }
 
 // First bad code of a row, or nothing. `packed` has row_bytes bytes.
@@ -213,13 +186,20 @@ Status check_codes(const Origin& origin, const QuantizedTensor& tensor) {
 
 }  // namespace
 
-Status QuantizedTensor::validate(std::string_view path, std::string_view name) const {
+Status QuantizedTensor::validate_grid(std::string_view path, std::string_view name) const {
   const Origin origin{path, name};
   PARE_CHECK(check_scheme(origin, *this));
   PARE_CHECK(check_parts(origin, *this));
   if (activation) PARE_CHECK(activation->validate(path, quote(name) + ".activation"));
   PARE_CHECK(check_scales(origin, *this));
-  PARE_CHECK(check_indices(origin, *this));
+  return check_indices(origin, *this);
+}
+
+Status QuantizedTensor::validate(std::string_view path, std::string_view name) const {
+  const Origin origin{path, name};
+  PARE_CHECK(check_scheme(origin, *this));
+  PARE_CHECK(check_part(origin, "codes", codes, DType::u8, {out(), scheme.row_bytes(in())}));
+  PARE_CHECK(validate_grid(path, name));
   return check_codes(origin, *this);
 }
 

@@ -1,9 +1,12 @@
 // Text form of a SparsityPattern, and a mask checked against its pattern; see mask.h.
 #include <algorithm>
+#include <optional>
+#include <vector>
 
 #include <fmt/core.h>
 
 #include "engine/core/limits.h"
+#include "engine/core/parallel.h"
 #include "engine/core/text.h"
 #include "engine/tensor/mask.h"
 
@@ -45,21 +48,30 @@ Error broken(std::string_view name, int64_t row, int64_t column, std::string wha
                .limit_label = "expected"};
 }
 
-Status verify_groups(const Mask& mask, int n, int m, std::string_view name) {
-  for (int64_t row = 0; row < mask.out(); ++row) {
-    for (int64_t begin = 0; begin < mask.in(); begin += m) {
-      const int64_t width = std::min<int64_t>(m, mask.in() - begin);
-      int64_t kept = 0;
-      for (int64_t i = 0; i < width; ++i) kept += mask.kept(row, begin + i) ? 1 : 0;
-      const int64_t least = (n * width + m - 1) / m;
-      if (width == m && kept != n) {
-        return broken(name, row, begin, "group keeps another number of weights", kept, std::to_string(n));
-      }
-      if (kept < least) {
-        return broken(name, row, begin, "last group keeps too few weights", kept, std::to_string(least));
-      }
-    }
+// First group of a row that keeps another number than it must, or nothing.
+std::optional<Error> broken_group(const Mask& mask, int64_t row, int n, int m, std::string_view name) {
+  for (int64_t begin = 0; begin < mask.in(); begin += m) {
+    const int64_t width = std::min<int64_t>(m, mask.in() - begin);
+    const int64_t expected = width - (m - n) * width / m;
+    int64_t kept = 0;
+    for (int64_t i = 0; i < width; ++i) kept += mask.kept(row, begin + i) ? 1 : 0;
+    if (kept == expected) continue;
+    const char* what =
+        width == m ? "group keeps another number of weights" : "last group keeps another number";
+    return broken(name, row, begin, what, kept, std::to_string(expected));
   }
+  return std::nullopt;
+}
+
+Status verify_groups(const Mask& mask, int n, int m, std::string_view name) {
+  constexpr int64_t kRowsPerItem = 64;
+  std::vector<std::optional<Error>> errors(size_t((mask.out() + kRowsPerItem - 1) / kRowsPerItem));
+  parallel_ranges(mask.out(), kRowsPerItem, [&](int64_t first, int64_t end) {
+    std::optional<Error>& error = errors[size_t(first / kRowsPerItem)];
+    for (int64_t row = first; row < end && !error; ++row) error = broken_group(mask, row, n, m, name);
+  });
+  for (std::optional<Error>& error : errors)
+    if (error) return std::move(*error);
   return {};
 }
 

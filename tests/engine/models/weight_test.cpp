@@ -80,7 +80,8 @@ TEST_P(Weights, QuantizedEqualsItsDequantizedForm) {
   const Weight made =
       checked(Weight::make("w", {.form = quantized}, false, bias.on(device_), device_, WeightUse::both));
   EXPECT_LE(test::relative_error(product(made, x), expected(x, dense, bias)), 1e-5);
-  EXPECT_EQ(Weight::planned("w", kOut, kIn, quantized->scheme, device_).workspace_bytes(kTokens),
+  const WeightData form{.form = quantized};
+  EXPECT_EQ(Weight::planned(form.described("w"), kOut, kIn, device_).workspace_bytes(kTokens),
             made.workspace_bytes(kTokens));
 
   const std::vector<int32_t> ids{3, 0, 18, 3, 7};
@@ -100,8 +101,8 @@ TEST_P(Weights, RoundedInputsGiveTheBytesOfTheReference) {
   quantized.activation = ActivationQuant{};
   const auto shared = std::make_shared<const QuantizedTensor>(quantized);
   const Weight made = checked(Weight::make("w", {.form = shared}, false, bias.on(device_), device_));
-  EXPECT_EQ(Weight::planned("w", kOut, kIn, quantized.scheme, device_, quantized.activation)
-                .workspace_bytes(kTokens),
+  const WeightData form{.form = shared};
+  EXPECT_EQ(Weight::planned(form.described("w"), kOut, kIn, device_).workspace_bytes(kTokens),
             made.workspace_bytes(kTokens));
   const Tensor got = product(made, x);
   EXPECT_LE(test::relative_error(got, expected(x, checked(quantized.dequantize()), bias)), 0.02);
