@@ -6,10 +6,11 @@
 #include <string>
 #include <string_view>
 
-#include "engine/core/result.h"
 #include "calibrate/hessian.h"
-#include "quantize/quantizer.h"
 #include "calibrate/vector_level.h"
+#include "engine/core/result.h"
+#include "engine/tensor/mask.h"
+#include "quantize/quantizer.h"
 
 namespace pare {
 
@@ -18,6 +19,9 @@ struct GptqOptions {
                               // arithmetic
   bool static_groups = true;  // grids from the original weights; else from the weights as changed so far
   bool keep_better = true;    // plain rounding on the same grids when its output error is smaller
+  // Weights that must stay zero (they are zero in `weight`); the others make up for nothing new but their own
+  // rounding. Null: all are free.
+  const Mask* keep = nullptr;
   VectorLevel level = VectorLevel::avx512;  // the widest vectors that may be used; the result is the same
 };
 

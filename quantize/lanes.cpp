@@ -23,37 +23,20 @@ PARE_INLINE void round_body(const float* __restrict values, const LaneGrids& gri
   }
 }
 
-// kWidth: floats of one vector. Written with vectors, since the compiler finds worse ones by itself.
-template <int kWidth>
-PARE_INLINE void subtract_body(float* __restrict values, const float* __restrict errors,
-                               const float* __restrict upper, int64_t count) {
-  using Vector [[gnu::vector_size(kWidth * sizeof(float)), gnu::aligned(4), gnu::may_alias]] = float;
-  constexpr int kParts = kLanes / kWidth;
-  Vector e[size_t{kParts}];
-  for (int part = 0; part < kParts; ++part) e[part] = reinterpret_cast<const Vector*>(errors)[part];
-  for (int64_t j = 0; j < count; ++j) {
-    Vector* column = reinterpret_cast<Vector*>(values + j * kLanes);
-    for (int part = 0; part < kParts; ++part) column[part] = column[part] - e[part] * upper[j];
-  }
-}
-
 #undef PARE_INLINE
 
-// One pair of functions per level: the same source, compiled for its vectors.
-#define PARE_LANE_KERNELS(name, constant, width, attributes)                                               \
-  attributes void round_##name(const float* values, const LaneGrids& grids, float bottom, float top,       \
-                               int32_t* codes, float* restored) {                                          \
-    round_body(values, grids, bottom, top, codes, restored);                                               \
-  }                                                                                                        \
-  attributes void subtract_##name(float* values, const float* errors, const float* upper, int64_t count) { \
-    subtract_body<width>(values, errors, upper, count);                                                    \
-  }                                                                                                        \
-  constexpr LaneKernels constant{round_##name, subtract_##name};
+// One function per level: the same source, compiled for its vectors.
+#define PARE_LANE_KERNELS(name, constant, attributes)                                                \
+  attributes void round_##name(const float* values, const LaneGrids& grids, float bottom, float top, \
+                               int32_t* codes, float* restored) {                                    \
+    round_body(values, grids, bottom, top, codes, restored);                                         \
+  }                                                                                                  \
+  constexpr LaneKernels constant{round_##name};
 
-PARE_LANE_KERNELS(generic, kGeneric, 4, )
+PARE_LANE_KERNELS(generic, kGeneric, )
 #if defined(__x86_64__)
-PARE_LANE_KERNELS(avx2, kAvx2, 8, __attribute__((target("avx2"))))
-PARE_LANE_KERNELS(avx512, kAvx512, 16, __attribute__((target("avx512f,avx512vl"))))
+PARE_LANE_KERNELS(avx2, kAvx2, __attribute__((target("avx2"))))
+PARE_LANE_KERNELS(avx512, kAvx512, __attribute__((target("avx512f,avx512vl"))))
 #endif
 #undef PARE_LANE_KERNELS
 

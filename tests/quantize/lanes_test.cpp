@@ -71,7 +71,7 @@ TEST(Lanes, SubtractsProductsWithoutFusing) {
       }
     for (const VectorLevel level : levels()) {
       std::vector<float> got = values;
-      lane_kernels(level).subtract(got.data(), errors.data(), upper.data(), count);
+      lane_subtract(level)(got.data(), errors.data(), upper.data(), count);
       EXPECT_EQ(got, expected) << int(level) << " " << count;
     }
   }
