@@ -44,4 +44,16 @@ std::optional<InverseFactor> inverse_cholesky(std::vector<double> matrix, int64_
   return result;
 }
 
+bool divide_by_symmetric(std::vector<double> matrix, int64_t n, std::vector<double>& right, int64_t rows) {
+  PARE_ASSERT(n > 0 && rows > 0 && int64_t(matrix.size()) == n * n && int64_t(right.size()) == rows * n,
+              "[cholesky] {} and {} values for order {}", matrix.size(), right.size(), n);
+  Eigen::Map<Eigen::MatrixXd> factor(matrix.data(), n, n);
+  const Eigen::LLT<Eigen::Ref<Eigen::MatrixXd>> decomposition(factor);
+  if (decomposition.info() != Eigen::Success) return false;
+  // Row-major [rows, n] is column-major [n, rows], and A is its own transpose.
+  Eigen::Map<Eigen::MatrixXd> columns(right.data(), n, rows);
+  decomposition.solveInPlace(columns);
+  return columns.allFinite();
+}
+
 }  // namespace pare
