@@ -237,7 +237,9 @@ Result<BlockJobResult> run_blocks(const BlockJob& job, JobStep& step, JobFolder&
   options.spill_folder = folder.path();
   options.original_stream = step.wants_cross_moment();
   options.advance = job.advance;
-  PARE_TRY(const auto pipeline, BlockPipeline::create(edited, job.source, job.windows, std::move(options)));
+  PARE_TRY(const auto pipeline,
+           BlockPipeline::create(edited, job.original != nullptr ? job.original : job.source, job.windows,
+                                 std::move(options)));
   if (result.first_block > 0) {
     PARE_CHECK(restore_states(*pipeline, folder, position));
   } else {

@@ -35,6 +35,8 @@ class JobStep : public Step {
 struct BlockJob {
   std::shared_ptr<const WeightSource> source;
   ModelDescription model;
+  // Whose activations cross moments are taken with; nothing: `source`. It may be wider (block_pipeline.h).
+  std::shared_ptr<const WeightSource> original;
   CalibrationWindows windows;  // none: no activations are run
   // Instead of running activations: what the original model saw, so that blocks do not see the errors of
   // earlier ones. The second moment of the result may be changed.

@@ -62,7 +62,7 @@ void add_cross_moment(const Tensor& a, const Tensor& b, Tensor& cross, Workspace
   if (tokens == 0) return;
   const Workspace::Scope scope(workspace);
   Tensor left = workspace.take(DType::f32, {channels, tokens});
-  Tensor right = workspace.take(DType::f32, {channels, tokens});
+  Tensor right = workspace.take(DType::f32, {b.size(1), tokens});
   transpose_into(a, left);
   transpose_into(b, right);
   ops::matmul(left, right, Tensor(), /*accumulate=*/true, cross, workspace);

@@ -17,7 +17,7 @@ size_t second_moment_workspace_bytes(int64_t tokens, int64_t channels, Device de
 // Copies the computed (lower) triangle to the other one.
 void finish_second_moment(Tensor& moment);
 
-// cross f32 [channels, channels] += sum over tokens of a b^T, for two streams of the same tokens.
+// cross f32 [channels of a, channels of b] += sum over tokens of a b^T, for two streams of the same tokens.
 void add_cross_moment(const Tensor& a, const Tensor& b, Tensor& cross, Workspace& workspace);
 
 }  // namespace pare

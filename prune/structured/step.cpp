@@ -280,7 +280,9 @@ Status StructuredStep::compress(BlockEdit& block, const StageInput& input) {
 }
 
 Json StructuredStep::take_note() {
-  const auto masked = [](const std::vector<int64_t>& kept, int64_t count) { return Json(mask_text(kept, count)); };
+  const auto masked = [](const std::vector<int64_t>& kept, int64_t count) {
+    return Json(mask_text(kept, count));
+  };
   const BlockConfig& shape = model_.config.blocks.front();
   Json note = Json::object();
   Json& units = note["units"] = Json::object();
@@ -324,12 +326,13 @@ Result<BlockUnits> units_of_note(const Json& note, const BlockConfig& block, con
   const auto read = [&](const char* key, int64_t count, std::vector<int64_t>& into) {
     const Json* masks = note.find("units");
     const Json* text = masks != nullptr ? masks->find(key) : nullptr;
-    auto found = text != nullptr && text->is_string() ? units_of_mask(text->as_string(), count) : std::nullopt;
+    auto found =
+        text != nullptr && text->is_string() ? units_of_mask(text->as_string(), count) : std::nullopt;
     if (found) into = *std::move(found);
     return found.has_value();
   };
-  if (read("channels", block.intermediate_size, units.channels) && read("query_heads", block.heads, units.query_heads) &&
-      read("kv_heads", block.kv_heads, units.kv_heads))
+  if (read("channels", block.intermediate_size, units.channels) &&
+      read("query_heads", block.heads, units.query_heads) && read("kv_heads", block.kv_heads, units.kv_heads))
     return units;
   return Error{.exit = Exit::malformed,
                .rule = {},

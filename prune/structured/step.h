@@ -1,8 +1,8 @@
-// prune/structured/step.h: chooses the units of one block after the other, each on what the blocks cut before it
-// produce.
+// prune/structured/step.h: chooses the units of one block after the other, each on what the blocks cut before
+// it produce.
 //
-// Shapes stay while the model is walked: the columns that read a removed unit become zero, so that the model that
-// runs is the one that SlicedSource cuts out afterwards. Which units stay is a note of each block.
+// Shapes stay while the model is walked: the columns that read a removed unit become zero, so that the model
+// that runs is the one that SlicedSource cuts out afterwards. Which units stay is a note of each block.
 #pragma once
 
 #include <memory>
@@ -24,15 +24,16 @@ struct StepOptions {
   bool match_original = false;  // repair towards what the original model's linears gave
   double damping = 0.01;
   bool has_data = true;  // false: scores by weight alone, nothing is collected
-  // The model before its hidden size was cut: linears that read the residual stream are fitted again to what they
-  // gave there. Names are the same.
+  // The model before its hidden size was cut: linears that read the residual stream are fitted again to what
+  // they gave there. Names are the same.
   std::shared_ptr<const WeightSource> wide;
   std::vector<int64_t> hidden;  // kept dimensions of it
 };
 
 class StructuredStep final : public JobStep {
  public:
-  StructuredStep(const ModelDescription& model, std::shared_ptr<const WeightSource> original, StepOptions options);
+  StructuredStep(const ModelDescription& model, std::shared_ptr<const WeightSource> original,
+                 StepOptions options);
 
   StatisticSet wanted(int block, Site site) const override;
   bool wants_cross_moment() const override;

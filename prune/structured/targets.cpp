@@ -37,7 +37,8 @@ Error emptied(Structure structure) {
 }
 
 bool asks(const TargetRequest& request, Structure structure) {
-  return std::find(request.structures.begin(), request.structures.end(), structure) != request.structures.end();
+  return std::find(request.structures.begin(), request.structures.end(), structure) !=
+         request.structures.end();
 }
 
 // `share` of every structure that is asked for, sizes snapped; always at least one unit.
@@ -45,7 +46,8 @@ ModelShape shrunk(const ModelShape& before, const TargetRequest& request, double
   ModelShape shape = before;
   const auto left = [&](int64_t count) { return std::max<int64_t>(1, count - units_removed(share, count)); };
   if (asks(request, Structure::layers)) shape.layers = left(before.layers);
-  if (asks(request, Structure::hidden)) shape.hidden = snapped(left(before.hidden), before.hidden, request.multiple);
+  if (asks(request, Structure::hidden))
+    shape.hidden = snapped(left(before.hidden), before.hidden, request.multiple);
   if (asks(request, Structure::mlp))
     shape.intermediate = snapped(left(before.intermediate), before.intermediate, request.multiple);
   if (asks(request, Structure::heads)) {
@@ -73,7 +75,8 @@ std::string first_share(const ModelShape& before, const TargetRequest& request, 
 
 Result<ModelShape> by_share(const ModelShape& before, const TargetRequest& request) {
   const double share = *request.sparsity;
-  if (!(share >= 0.0) || share > 1.0) return usage("--sparsity", "not a share", fmt::format("{}", share), "0 to 1");
+  if (!(share >= 0.0) || share > 1.0)
+    return usage("--sparsity", "not a share", fmt::format("{}", share), "0 to 1");
   const auto count_of = [&](Structure structure) {
     switch (structure) {
       case Structure::layers:
@@ -92,9 +95,10 @@ Result<ModelShape> by_share(const ModelShape& before, const TargetRequest& reque
     TargetRequest one = request;
     one.structures = {structure};
     if (share > 0.0 && shrunk(before, one, share) == before) {
-      return usage("--sparsity",
-                   fmt::format("removes no unit of {} ({} of them)", structure_name(structure), count_of(structure)),
-                   fmt::format("{}", share), "at least " + first_share(before, one, structure));
+      return usage(
+          "--sparsity",
+          fmt::format("removes no unit of {} ({} of them)", structure_name(structure), count_of(structure)),
+          fmt::format("{}", share), "at least " + first_share(before, one, structure));
     }
   }
   return shrunk(before, request, share);
@@ -103,7 +107,8 @@ Result<ModelShape> by_share(const ModelShape& before, const TargetRequest& reque
 Status take_size(const std::optional<int64_t>& asked, int64_t before, const char* option, int64_t& size) {
   if (!asked) return {};
   if (*asked < 1 || *asked > before)
-    return usage(option, "not a size of a smaller model", std::to_string(*asked), fmt::format("1 to {}", before));
+    return usage(option, "not a size of a smaller model", std::to_string(*asked),
+                 fmt::format("1 to {}", before));
   size = *asked;
   return {};
 }
@@ -117,8 +122,10 @@ Status take_heads(const ModelShape& before, const TargetRequest& request, ModelS
   if (!request.kv_heads && request.head_units == HeadUnits::groups && shape.heads % queries == 0)
     shape.kv_heads = shape.heads / queries;
   if (shape.heads % shape.kv_heads == 0 && shape.heads / shape.kv_heads <= queries) return {};
-  return usage("--heads", fmt::format("does not fit {} key/value heads with up to {} queries each", shape.kv_heads, queries),
-               std::to_string(shape.heads), fmt::format("a multiple of {}", shape.kv_heads));
+  return usage(
+      "--heads",
+      fmt::format("does not fit {} key/value heads with up to {} queries each", shape.kv_heads, queries),
+      std::to_string(shape.heads), fmt::format("a multiple of {}", shape.kv_heads));
 }
 
 bool has_sizes(const TargetRequest& request) {
@@ -156,7 +163,8 @@ Result<ModelShape> grown(ModelShape shape, const ModelShape& before, const Targe
   };
   for (bool has_grown = true; has_grown;) {
     has_grown = false;
-    for (const Structure structure : {Structure::hidden, Structure::layers, Structure::heads, Structure::mlp}) {
+    for (const Structure structure :
+         {Structure::hidden, Structure::layers, Structure::heads, Structure::mlp}) {
       if (!asks(request, structure)) continue;
       const ModelShape next = larger(structure);
       if (next == shape) continue;
@@ -171,7 +179,8 @@ Result<ModelShape> grown(ModelShape shape, const ModelShape& before, const Targe
 
 // The least share at which `fits` says so, then filled up again.
 Result<ModelShape> search(const ModelShape& before, const TargetRequest& request, const char* option,
-                          const std::string& asked, const std::function<Result<bool>(const ModelShape&)>& fits) {
+                          const std::string& asked,
+                          const std::function<Result<bool>(const ModelShape&)>& fits) {
   int64_t low = 0, high = kMillion;  // fits at high, not below low
   PARE_TRY(const bool is_done, fits(before));
   if (is_done) return before;
@@ -218,18 +227,20 @@ Result<double> token_time(const Architecture& family, const ModelConfig& config,
   return total;
 }
 
-Result<ModelShape> plan_shape(const Architecture& family, const ModelConfig& config, const TargetRequest& request,
-                              const LinearTime& time) {
+Result<ModelShape> plan_shape(const Architecture& family, const ModelConfig& config,
+                              const TargetRequest& request, const LinearTime& time) {
   PARE_TRY(const ModelShape before, shape_of(config, "model"));
   const int targets = (request.sparsity ? 1 : 0) + (request.parameters ? 1 : 0) + (request.latency ? 1 : 0) +
                       (has_sizes(request) ? 1 : 0);
   if (targets > 1)
     return usage("--sparsity", "one target at a time: --sparsity, --params, --latency, or sizes",
                  std::to_string(targets));
-  if (request.multiple < 1) return usage("--multiple", "not a size", std::to_string(request.multiple), "at least 1");
+  if (request.multiple < 1)
+    return usage("--multiple", "not a size", std::to_string(request.multiple), "at least 1");
   if (request.sparsity) return by_share(before, request);
   if (request.parameters) {
-    return search(before, request, "--params", format_count(uint64_t(std::max<int64_t>(0, *request.parameters))),
+    return search(before, request, "--params",
+                  format_count(uint64_t(std::max<int64_t>(0, *request.parameters))),
                   [&](const ModelShape& shape) -> Result<bool> {
                     return cost_of(family, resized(config, shape)).parameters <= *request.parameters;
                   });

@@ -147,6 +147,7 @@ std::span<const UnitKind> units_along(Role role, Axis axis) {
 
 std::optional<std::vector<int64_t>> kept_indices(const ModelDescription& model, const TensorSpec& spec,
                                                  Axis axis, const KeptUnits& kept) {
+  if (spec.shape.rank() == 1 && axis == Axis::in) return std::nullopt;
   Role role = spec.role;
   if (role == Role::bias) {
     const TensorSpec* owner = model.find(spec.owner);
