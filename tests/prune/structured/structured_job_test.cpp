@@ -267,7 +267,7 @@ TEST_P(Structured, AStoppedJobGoesOnToTheSameBytes) {
   };
   StructuredJob whole_job = test::structured_job(source_);
   options(whole_job);
-  const StructuredRun whole(whole_job, "whole");
+  const StructuredRun whole(whole_job);
   ASSERT_FALSE(whole.error);
   const auto expected = test::bytes_of(*whole.model);
   // Stops at the n-th chunk of activations, wherever that is.
@@ -279,7 +279,7 @@ TEST_P(Structured, AStoppedJobGoesOnToTheSameBytes) {
       if (++seen < stop) return {};
       return Error{.exit = Exit::interrupted, .rule = {}, .path = {}, .where = {}, .what = "stopped"};
     };
-    const std::string name = "stopped" + std::to_string(stop);
+    const std::string name = test::memory_folder() + "/stopped";
     bool is_stopped = false, has_commit = false;
     {
       const StructuredRun run(job, name);
@@ -289,7 +289,7 @@ TEST_P(Structured, AStoppedJobGoesOnToTheSameBytes) {
     if (!is_stopped) break;
     StructuredJob again = test::structured_job(source_);
     options(again);
-    const StructuredRun resumed(again, name, has_commit ? JobMode::resume : JobMode::fresh);
+    const StructuredRun resumed(again, name, JobMode::resume);
     ASSERT_FALSE(resumed.error) << format_error(*resumed.error);
     EXPECT_EQ(test::bytes_of(*resumed.model), expected)
         << "stopped at " << stop << (has_commit ? "" : ", no commit");
@@ -310,7 +310,7 @@ class StructuredRules : public ::testing::Test {
 TEST_F(StructuredRules, LayerListsAreCut) {
   StructuredJob by_number = test::structured_job(test::tiny_model(test::kTinyQwen2));
   by_number.options.dropped_layers = {{1, 3}};
-  const StructuredRun first(by_number, "qwen2");
+  const StructuredRun first(by_number);
   ASSERT_FALSE(first.error);
   EXPECT_EQ(first.model->config().find("max_window_layers")->as_int(), 1);
   EXPECT_EQ(first.model->config().find("layer_types")->dump(), R"(["full_attention","sliding_attention"])");
@@ -318,7 +318,7 @@ TEST_F(StructuredRules, LayerListsAreCut) {
 
   StructuredJob listed = test::structured_job(test::tiny_model(test::kTinyQwen3));
   listed.options.dropped_layers = {{0, 1}};
-  const StructuredRun second(listed, "qwen3");
+  const StructuredRun second(listed);
   ASSERT_FALSE(second.error);
   EXPECT_EQ(second.model->config().find("layer_types")->dump(), R"(["full_attention","sliding_attention"])");
 }
@@ -336,7 +336,7 @@ TEST_F(StructuredRules, LossRemovalTakesTheLayerThatCostsLeast) {
   const auto loss_without = [&](int64_t layer) {
     StructuredJob one = test::structured_job(source);
     one.options.dropped_layers = {{layer}};
-    const StructuredRun cut(one, "without" + std::to_string(layer));
+    const StructuredRun cut(one);
     const auto model = checked(Model::open(cut.model, Device::cpu()));
     const Batch batch{.sequences = job.windows.samples, .tokens_per_sequence = job.windows.context};
     const Tensor logits = test::walk(*model, test::tensor_of(job.windows.ids, Device::cpu()), batch).logits;

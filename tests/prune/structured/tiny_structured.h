@@ -59,8 +59,9 @@ struct StructuredRun {
   std::shared_ptr<const WeightSource> model;
   std::optional<Error> error;
 
-  explicit StructuredRun(StructuredJob& job, const std::string& name = "job", JobMode mode = JobMode::fresh) {
-    folder.emplace(checked(JobFolder::open(memory_folder() + "/" + name, Json::object(), mode)));
+  explicit StructuredRun(StructuredJob& job, const std::string& path = memory_folder() + "/job",
+                         JobMode mode = JobMode::fresh) {
+    folder.emplace(checked(JobFolder::open(path, Json::object(), mode)));
     const auto run = [&]() -> Status {
       PARE_CHECK(decide_units(job, *folder));
       PARE_TRY(const BlockJobResult done, run_structured(job, *folder));
