@@ -18,15 +18,17 @@ const TensorSpec* BlockEdit::bias_of(const TensorSpec& linear) const {
 
 Result<Tensor> BlockEdit::values(const TensorSpec& spec) const {
   PARE_TRY(const WeightData data, source_.load(spec.name));
-  if (data.is_quantized())
+  const StoredTensor stored = data.described(spec.name);
+  if (stored.scheme)
     return Error{.exit = Exit::unsupported,
                  .rule = "CF12",
                  .path = source_.path(),
                  .where = quote(spec.name),
                  .what = "already quantized; export to dense weights first, or exclude it",
-                 .got = data.quantized()->scheme.text(),
+                 .got = stored.form_text(),
                  .limit = {}};
-  PARE_TRY(Tensor floats, converted(data.dense(), DType::f32));
+  PARE_TRY(Tensor dense, data.to_dense_tensor());
+  PARE_TRY(Tensor floats, converted(dense, DType::f32));
   if (!spec.transposed) return floats;
   return transposed(floats);
 }
@@ -42,7 +44,12 @@ Status BlockEdit::replace(const TensorSpec& spec, const Tensor& values, DType dt
 }
 
 Status BlockEdit::replace(const TensorSpec& spec, std::shared_ptr<const QuantizedTensor> quantized) {
-  source_.set(spec.name, WeightData{.form = std::move(quantized), .transposed = spec.transposed});
+  return replace(spec, WeightData{.form = std::move(quantized)});
+}
+
+Status BlockEdit::replace(const TensorSpec& spec, WeightData data) {
+  data.transposed = !data.is_dense() && spec.transposed;
+  source_.set(spec.name, std::move(data));
   return reload(spec);
 }
 

@@ -103,12 +103,11 @@ Result<Json> archive_block(const BlockJob& job, int block, EditedSource& source,
   for (const TensorSpec& spec : job.model.tensors) {
     if (spec.block != block || !source.is_edited(spec.name)) continue;
     PARE_TRY(WeightData data, source.load(spec.name));
-    const bool is_vector = !data.is_quantized() && data.dense().shape().rank() == 1;
-    if (!data.is_quantized() && !is_vector) {
-      // Scaled but not rounded (excluded by the user): back to the type it had.
-      const DType stored = job.source->find(spec.name)->dtype;
-      PARE_CHECK(require_fits(data.dense(), stored, spec.name, job.source->path()));
-      PARE_TRY(Tensor dense, converted(data.dense(), stored));
+    const StoredTensor* before = job.source->find(spec.name);
+    if (data.is_dense() && data.dense().shape().rank() != 1 && !before->scheme) {
+      // Changed in value alone (scaled, and excluded from rounding by the user): back to the type it had.
+      PARE_CHECK(require_fits(data.dense(), before->dtype, spec.name, job.source->path()));
+      PARE_TRY(Tensor dense, converted(data.dense(), before->dtype));
       data.form = std::move(dense);
     }
     tensors.push_back({.name = spec.name, .data = std::move(data)});
@@ -143,8 +142,8 @@ Status restore_states(BlockPipeline& pipeline, const JobFolder& folder, const Po
 TensorRecord copied_record(const StoredTensor& stored) {
   TensorRecord record;
   record.name = stored.name;
-  record.kind = stored.scheme ? "quantized" : "dense";
-  record.scheme = stored.scheme ? stored.scheme->text() : std::string(dtype_name(stored.dtype));
+  record.kind = std::string(stored.form_name());
+  record.scheme = stored.is_quantized() ? stored.scheme->text() : stored.form_text();
   record.shape = {stored.shape.sizes().begin(), stored.shape.sizes().end()};
   record.method_asked = record.method_applied = "copy";
   return record;
@@ -292,14 +291,14 @@ Status write_changed(const BlockJob& job, const JobFolder& folder, const Convert
       if (const auto known = records.find(spec.name); known != records.end()) {
         record = *known->second;
       } else {
-        StoredTensor scaled = *stored;
-        scaled.dtype = data.dense().dtype();
-        record = copied_record(scaled);
+        record = copied_record(data.described(spec.name));
         record.method_asked = record.method_applied = "scale";
       }
     } else {
       PARE_TRY(data, job.source->load(spec.name));
-      if (!data.is_quantized()) PARE_CHECK(require_finite(data.dense(), spec.name, job.source->path()));
+      if (data.is_dense()) {
+        PARE_CHECK(require_finite(data.dense(), spec.name, job.source->path()));
+      }
       record = copied_record(*stored);
     }
     PARE_CHECK(convert(spec, data, record));

@@ -27,11 +27,13 @@ class BlockEdit {
   const TensorSpec* bias_of(const TensorSpec& linear) const;
 
   // Values as they are now: matrices f32 [out, in] whatever the file's orientation, vectors f32. A new
-  // tensor. Exit 4 when the tensor is quantized.
+  // tensor; of sparse values and of factors their product. Exit 4 when the tensor has codes.
   Result<Tensor> values(const TensorSpec& spec) const;
   // New values of the same logical shape, stored as `dtype` in the file's orientation.
   Status replace(const TensorSpec& spec, const Tensor& values, DType dtype);
   Status replace(const TensorSpec& spec, std::shared_ptr<const QuantizedTensor> quantized);
+  // Any form as it is; dense ones in the file's orientation, for the others `transposed` is set here.
+  Status replace(const TensorSpec& spec, WeightData data);
 
  private:
   Status reload(const TensorSpec& spec);

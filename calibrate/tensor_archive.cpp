@@ -2,8 +2,10 @@
 
 #include <array>
 #include <cstring>
+#include <map>
 #include <utility>
 
+#include "engine/core/checked.h"
 #include "engine/core/text.h"
 
 namespace pare {
@@ -12,8 +14,37 @@ namespace {
 constexpr uint64_t kAlignment = 64;
 constexpr std::array<std::byte, kAlignment> kZeros = {};
 
-std::span<const std::byte> bytes_of(const Tensor& tensor) {
-  return {tensor.raw(), tensor.size_bytes()};
+// The parts of a form by role, in a fixed order; undefined ones are absent from descriptions. The fields of a
+// non-const form can be filled by them.
+using Parts = std::vector<std::pair<const char*, Tensor*>>;
+
+Parts parts_of(QuantizedTensor& tensor) {
+  return {{"codes", &tensor.codes},
+          {"scales", &tensor.scales},
+          {"zero_points", &tensor.zero_points},
+          {"minimums", &tensor.minimums},
+          {"group_index", &tensor.group_index},
+          {"codebook", &tensor.codebook}};
+}
+
+Parts parts_of(SparseTensor& tensor) {
+  return {{"mask", &tensor.mask},
+          {"indices", &tensor.indices},
+          {"row_pointers", &tensor.row_pointers},
+          {"values", &tensor.values},
+          {"codes", &tensor.codes},
+          {"scales", &tensor.scales},
+          {"zero_points", &tensor.zero_points},
+          {"minimums", &tensor.minimums},
+          {"codebook", &tensor.codebook}};
+}
+
+Parts parts_of(LowRankTensor& tensor) {
+  return {{"left", &tensor.left}, {"right", &tensor.right}};
+}
+
+Parts parts_of(Tensor& values) {
+  return {{"values", &values}};
 }
 
 Json shape_json(const Shape& shape) {
@@ -22,25 +53,27 @@ Json shape_json(const Shape& shape) {
   return list;
 }
 
-// The parts of a quantized tensor by role, in a fixed order; undefined ones are absent from files.
-std::array<std::pair<const char*, Tensor*>, 6> parts_of(QuantizedTensor& tensor) {
-  return {{{"codes", &tensor.codes},
-           {"scales", &tensor.scales},
-           {"zero_points", &tensor.zero_points},
-           {"minimums", &tensor.minimums},
-           {"group_index", &tensor.group_index},
-           {"codebook", &tensor.codebook}}};
-}
-
-// Collects spans and offsets of one object.
+// Collects spans and offsets of one object. The tensors must outlive it.
 class ObjectBuilder {
  public:
+  Json add(const Parts& parts) {
+    Json list = Json::array();
+    for (const auto& [role, tensor] : parts)
+      if (tensor->defined()) list.push_back(add(role, *tensor));
+    return list;
+  }
+  const std::vector<std::span<const std::byte>>& spans() const { return spans_; }
+
+ private:
   Json add(const char* role, const Tensor& tensor) {
     Json part = Json::object();
     part["role"] = role;
+    part["dtype"] = std::string(dtype_name(tensor.dtype()));
+    part["shape"] = shape_json(tensor.shape());
     part["offset"] = Json(size_);
     part["bytes"] = Json(uint64_t(tensor.size_bytes()));
-    spans_.push_back(bytes_of(tensor));
+    PARE_ASSERT(tensor.is_contiguous(), "[archive] {} has gaps", role);
+    spans_.push_back({tensor.raw(), tensor.size_bytes()});
     size_ += tensor.size_bytes();
     if (const uint64_t over = size_ % kAlignment) {
       spans_.push_back(std::span(kZeros).first(kAlignment - over));
@@ -48,86 +81,238 @@ class ObjectBuilder {
     }
     return part;
   }
-  const std::vector<std::span<const std::byte>>& spans() const { return spans_; }
 
- private:
   std::vector<std::span<const std::byte>> spans_;
   uint64_t size_ = 0;
 };
 
-Error damaged(const JobFolder& job, std::string_view name) {
-  return Error{.exit = Exit::malformed,
-               .rule = {},
-               .path = job.path(),
-               .where = quote(name),
-               .what = "the job's record of this tensor does not fit its object; --restart begins anew",
-               .got = {},
-               .limit = {}};
+// The description of a form: what is not in its parts, and these.
+Json describe(const Tensor& values, ObjectBuilder& object) {
+  Json entry = Json::object();
+  entry["form"] = "dense";
+  Tensor copy = values;
+  entry["parts"] = object.add(parts_of(copy));
+  return entry;
 }
 
-// Copies a described part into `target`; false when it does not fit.
-bool fill(const Json& description, const char* role, std::span<const std::byte> object, Tensor& target) {
-  const Json* parts = description.find("parts");
-  if (parts == nullptr || !parts->is_array()) return false;
-  for (const Json& part : parts->items()) {
-    const Json* name = part.find("role");
-    const Json* offset = part.find("offset");
-    const Json* bytes = part.find("bytes");
-    if (name == nullptr || !name->is_string() || offset == nullptr || !offset->is_integer() ||
-        bytes == nullptr || !bytes->is_integer() || offset->as_int() < 0 || bytes->as_int() < 0)
-      return false;
-    if (name->as_string() != role) continue;
-    if (bytes->as_uint() != target.size_bytes() || offset->as_uint() > object.size() ||
-        object.size() - offset->as_uint() < bytes->as_uint())
-      return false;
-    std::memcpy(target.mutable_raw(), object.data() + offset->as_uint(), target.size_bytes());
-    return true;
-  }
-  return false;
+Json describe(const QuantizedTensor& tensor, ObjectBuilder& object) {
+  Json entry = Json::object();
+  entry["form"] = "quantized";
+  entry["shape"] = shape_json(tensor.shape);
+  entry["scheme"] = tensor.scheme.to_json();
+  if (tensor.activation) entry["activation"] = tensor.activation->to_json();
+  QuantizedTensor copy = tensor;
+  entry["parts"] = object.add(parts_of(copy));
+  return entry;
+}
+
+Json describe(const SparseTensor& tensor, ObjectBuilder& object) {
+  Json entry = Json::object();
+  entry["form"] = "sparse";
+  entry["shape"] = shape_json(tensor.shape);
+  entry["pattern"] = tensor.pattern.text();
+  if (tensor.scheme) entry["scheme"] = tensor.scheme->to_json();
+  if (tensor.activation) entry["activation"] = tensor.activation->to_json();
+  SparseTensor copy = tensor;
+  entry["parts"] = object.add(parts_of(copy));
+  return entry;
+}
+
+Json describe(const LowRankTensor& tensor, ObjectBuilder& object) {
+  Json entry = Json::object();
+  entry["form"] = "low_rank";
+  entry["shape"] = shape_json(tensor.shape);
+  LowRankTensor copy = tensor;
+  entry["parts"] = object.add(parts_of(copy));
+  if (const Tensor* dense = tensor.dense_base()) entry["base"] = describe(*dense, object);
+  if (const QuantizedTensor* quantized = tensor.quantized_base())
+    entry["base"] = describe(*quantized, object);
+  if (const SparseTensor* sparse = tensor.sparse_base()) entry["base"] = describe(*sparse, object);
+  return entry;
+}
+
+Json describe(const WeightData& data, ObjectBuilder& object) {
+  if (data.is_dense()) return describe(data.dense(), object);
+  if (data.is_quantized()) return describe(*data.quantized(), object);
+  if (data.is_sparse()) return describe(*data.sparse(), object);
+  return describe(*data.low_rank(), object);
 }
 
 std::optional<Shape> read_shape(const Json* json) {
-  if (json == nullptr || !json->is_array() || json->size() == 0 || json->size() > 2) return std::nullopt;
+  if (json == nullptr || !json->is_array() || json->size() > size_t(Shape::kMaxRank)) return std::nullopt;
   std::vector<int64_t> sizes;
   for (const Json& size : json->items()) {
-    if (!size.is_integer() || size.as_int() < 0) return std::nullopt;
+    if (!size.is_integer() || size.kind() == Json::Kind::unsigned_integer || size.as_int() < 0)
+      return std::nullopt;
     sizes.push_back(size.as_int());
   }
-  return sizes.size() == 1 ? Shape{sizes[0]} : Shape{sizes[0], sizes[1]};
+  return Shape(std::span<const int64_t>(sizes));
 }
 
-Result<WeightData> read_quantized(const JobFolder& job, const std::string& name, const Json& description,
-                                  std::span<const std::byte> object) {
-  const Json* scheme_json = description.find("scheme");
-  const std::optional<Shape> shape = read_shape(description.find("shape"));
-  const Json* transposed = description.find("transposed");
-  if (scheme_json == nullptr || !shape || shape->rank() != 2 || transposed == nullptr ||
-      !transposed->is_bool())
-    return damaged(job, name);
-  PARE_TRY(const QuantScheme scheme, QuantScheme::from_json(*scheme_json, job.path(), name));
-  PARE_TRY(QuantizedTensor tensor, QuantizedTensor::allocate(scheme, (*shape)[0], (*shape)[1]));
-  const auto has = [&](std::string_view role) {
-    for (const Json& part : description.find("parts")->items())
-      if (part.find("role")->as_string() == role) return true;
-    return false;
-  };
-  if (description.find("parts") == nullptr || !description.find("parts")->is_array())
-    return damaged(job, name);
-  if (has("group_index")) {
-    PARE_TRY(tensor.group_index, Tensor::allocate(DType::i32, {(*shape)[1]}));
-  }
-  if (has("codebook")) {
-    PARE_TRY(tensor.codebook, Tensor::allocate(DType::f32, {scheme.code_count()}));
-  }
-  for (const auto& [role, part] : parts_of(tensor))
-    if (part->defined() && !fill(description, role, object, *part)) return damaged(job, name);
-  if (const Json* activation = description.find("activation")) {
-    PARE_TRY(tensor.activation, ActivationQuant::from_json(*activation, job.path(), name));
-  }
-  PARE_CHECK(tensor.validate(job.path(), name));
-  return WeightData{.form = std::make_shared<const QuantizedTensor>(std::move(tensor)),
-                    .transposed = transposed->as_bool()};
+// Bytes of a tensor that a description speaks of; nothing when they overflow.
+std::optional<uint64_t> bytes_of(DType dtype, const Shape& shape) {
+  Checked bits = uint64_t(dtype_bits(dtype));
+  for (const int64_t size : shape.sizes()) bits *= uint64_t(size);
+  const Checked bytes = bits.divided_up(8);
+  return bytes.valid() ? std::optional(bytes.value()) : std::nullopt;
 }
+
+// Reads the forms of one tensor out of an object.
+class FormReader {
+ public:
+  FormReader(const std::string& job, const std::string& name, std::span<const std::byte> object)
+      : job_(job), name_(name), object_(object) {}
+
+  Error damaged() const {
+    return Error{.exit = Exit::malformed,
+                 .rule = {},
+                 .path = job_,
+                 .where = quote(name_),
+                 .what = "the job's record of this tensor does not fit its object; --restart begins anew",
+                 .got = {},
+                 .limit = {}};
+  }
+
+  Result<WeightData> read(const Json& entry) const {
+    WeightData data;
+    if (is_form(entry, "dense")) {
+      PARE_TRY(data.form, dense(entry));
+    } else if (is_form(entry, "quantized")) {
+      PARE_TRY(data.form, quantized(entry));
+    } else if (is_form(entry, "sparse")) {
+      PARE_TRY(data.form, sparse(entry));
+    } else if (is_form(entry, "low_rank")) {
+      PARE_TRY(data.form, low_rank(entry));
+    } else {
+      return damaged();
+    }
+    if (const Json* transposed = entry.find("transposed")) {
+      if (!transposed->is_bool()) return damaged();
+      data.transposed = transposed->as_bool();
+    }
+    PARE_CHECK(data.validate(job_, name_));
+    return data;
+  }
+
+ private:
+  static bool is_form(const Json& entry, std::string_view form) {
+    const Json* found = entry.find("form");
+    return found != nullptr && found->is_string() && found->as_string() == form;
+  }
+
+  // Copies the described parts into the fields of their role. Each role at most once; none that the form does
+  // not have; all inside the object.
+  Status fill(const Json& entry, const Parts& fields) const {
+    const Json* parts = entry.find("parts");
+    if (parts == nullptr || !parts->is_array()) return damaged();
+    for (const Json& part : parts->items()) {
+      const Json* role = part.find("role");
+      if (role == nullptr || !role->is_string()) return damaged();
+      Tensor* field = nullptr;
+      for (const auto& [known, tensor] : fields)
+        if (role->as_string() == known) field = tensor;
+      if (field == nullptr || field->defined()) return damaged();
+      PARE_TRY(*field, this->part(part));
+    }
+    return {};
+  }
+
+  Result<Tensor> part(const Json& part) const {
+    const Json* dtype = part.find("dtype");
+    const Json* offset = part.find("offset");
+    const Json* bytes = part.find("bytes");
+    const std::optional<Shape> shape = read_shape(part.find("shape"));
+    const std::optional<DType> type =
+        dtype != nullptr && dtype->is_string() ? dtype_from_name(dtype->as_string()) : std::nullopt;
+    if (!type || !shape || offset == nullptr || !offset->is_integer() || bytes == nullptr ||
+        !bytes->is_integer())
+      return damaged();
+    for (const Json* number : {offset, bytes})
+      if (number->kind() == Json::Kind::integer && number->as_int() < 0) return damaged();
+    const std::optional<uint64_t> expected = bytes_of(*type, *shape);
+    if (!expected || bytes->as_uint() != *expected || offset->as_uint() % kAlignment != 0 ||
+        offset->as_uint() > object_.size() || object_.size() - offset->as_uint() < *expected)
+      return damaged();
+    PARE_TRY(Tensor tensor, Tensor::allocate(*type, *shape));
+    if (*expected > 0) std::memcpy(tensor.mutable_raw(), object_.data() + offset->as_uint(), *expected);
+    return tensor;
+  }
+
+  Result<Shape> matrix_shape(const Json& entry) const {
+    const std::optional<Shape> shape = read_shape(entry.find("shape"));
+    if (!shape || shape->rank() != 2) return damaged();
+    return *shape;
+  }
+
+  Status read_scheme(const Json& entry, std::optional<QuantScheme>& scheme) const {
+    if (const Json* json = entry.find("scheme")) {
+      PARE_TRY(scheme, QuantScheme::from_json(*json, job_, name_));
+    }
+    return {};
+  }
+
+  Status read_activation(const Json& entry, std::optional<ActivationQuant>& activation) const {
+    if (const Json* json = entry.find("activation")) {
+      PARE_TRY(activation, ActivationQuant::from_json(*json, job_, name_));
+    }
+    return {};
+  }
+
+  Result<Tensor> dense(const Json& entry) const {
+    Tensor values;
+    PARE_CHECK(fill(entry, parts_of(values)));
+    if (!values.defined() || !is_floating(values.dtype())) return damaged();
+    return values;
+  }
+
+  Result<std::shared_ptr<const QuantizedTensor>> quantized(const Json& entry) const {
+    QuantizedTensor tensor;
+    std::optional<QuantScheme> scheme;
+    PARE_CHECK(read_scheme(entry, scheme));
+    if (!scheme) return damaged();
+    tensor.scheme = std::move(*scheme);
+    PARE_TRY(tensor.shape, matrix_shape(entry));
+    PARE_CHECK(read_activation(entry, tensor.activation));
+    PARE_CHECK(fill(entry, parts_of(tensor)));
+    return std::make_shared<const QuantizedTensor>(std::move(tensor));
+  }
+
+  Result<std::shared_ptr<const SparseTensor>> sparse(const Json& entry) const {
+    SparseTensor tensor;
+    const Json* pattern = entry.find("pattern");
+    if (pattern == nullptr || !pattern->is_string()) return damaged();
+    const Result<SparsityPattern> parsed = SparsityPattern::parse(pattern->as_string());
+    if (!parsed) return damaged();
+    tensor.pattern = *parsed;
+    PARE_TRY(tensor.shape, matrix_shape(entry));
+    PARE_CHECK(read_scheme(entry, tensor.scheme));
+    PARE_CHECK(read_activation(entry, tensor.activation));
+    PARE_CHECK(fill(entry, parts_of(tensor)));
+    return std::make_shared<const SparseTensor>(std::move(tensor));
+  }
+
+  Result<std::shared_ptr<const LowRankTensor>> low_rank(const Json& entry) const {
+    LowRankTensor tensor;
+    PARE_TRY(tensor.shape, matrix_shape(entry));
+    PARE_CHECK(fill(entry, parts_of(tensor)));
+    if (const Json* base = entry.find("base")) {
+      if (is_form(*base, "dense")) {
+        PARE_TRY(tensor.base, dense(*base));
+      } else if (is_form(*base, "quantized")) {
+        PARE_TRY(tensor.base, quantized(*base));
+      } else if (is_form(*base, "sparse")) {
+        PARE_TRY(tensor.base, sparse(*base));
+      } else {
+        return damaged();
+      }
+    }
+    return std::make_shared<const LowRankTensor>(std::move(tensor));
+  }
+
+  const std::string& job_;
+  const std::string& name_;
+  std::span<const std::byte> object_;
+};
 
 }  // namespace
 
@@ -137,24 +322,9 @@ Result<Json> put_tensors(JobFolder& job, const std::vector<ArchivedTensor>& tens
   for (const ArchivedTensor& tensor : tensors) {
     Json entry = Json::object();
     entry["name"] = tensor.name;
-    Json parts = Json::array();
-    if (tensor.data.is_quantized()) {
-      QuantizedTensor quantized = *tensor.data.quantized();
-      entry["form"] = "quantized";
-      entry["scheme"] = quantized.scheme.to_json();
-      entry["shape"] = shape_json(quantized.shape);
-      entry["transposed"] = tensor.data.transposed;
-      if (quantized.activation) entry["activation"] = quantized.activation->to_json();
-      for (const auto& [role, part] : parts_of(quantized))
-        if (part->defined()) parts.push_back(object.add(role, *part));
-    } else {
-      const Tensor& dense = tensor.data.dense();
-      entry["form"] = "dense";
-      entry["dtype"] = std::string(dtype_name(dense.dtype()));
-      entry["shape"] = shape_json(dense.shape());
-      parts.push_back(object.add("values", dense));
-    }
-    entry["parts"] = std::move(parts);
+    Json form = describe(tensor.data, object);
+    for (Json::Member& member : form.members()) entry[member.first] = std::move(member.second);
+    if (tensor.data.transposed) entry["transposed"] = true;
     list.push_back(std::move(entry));
   }
   PARE_TRY(const Hash128 hash, job.put(object.spans()));
@@ -165,32 +335,21 @@ Result<Json> put_tensors(JobFolder& job, const std::vector<ArchivedTensor>& tens
 }
 
 Result<std::vector<ArchivedTensor>> get_tensors(const JobFolder& job, const Json& description) {
+  static const std::string kObject = "object", kTensor = "tensor";
   const Json* name_of_object = description.find("object");
   const Json* list = description.find("tensors");
+  const Error damaged = FormReader(job.path(), kObject, {}).damaged();
   if (name_of_object == nullptr || !name_of_object->is_string() || list == nullptr || !list->is_array())
-    return damaged(job, "object");
+    return damaged;
   const std::optional<Hash128> hash = Hash128::from_hex(name_of_object->as_string());
-  if (!hash) return damaged(job, "object");
+  if (!hash) return damaged;
   PARE_TRY(const auto file, job.get(*hash));
   std::vector<ArchivedTensor> tensors;
   for (const Json& entry : list->items()) {
     const Json* name = entry.find("name");
-    const Json* form = entry.find("form");
-    if (name == nullptr || !name->is_string() || form == nullptr || !form->is_string())
-      return damaged(job, "tensor");
+    if (name == nullptr || !name->is_string()) return FormReader(job.path(), kTensor, {}).damaged();
     ArchivedTensor tensor{.name = name->as_string(), .data = {}};
-    if (form->as_string() == "quantized") {
-      PARE_TRY(tensor.data, read_quantized(job, tensor.name, entry, file->bytes()));
-    } else {
-      const Json* dtype = entry.find("dtype");
-      const std::optional<Shape> shape = read_shape(entry.find("shape"));
-      const std::optional<DType> type =
-          dtype != nullptr && dtype->is_string() ? dtype_from_name(dtype->as_string()) : std::nullopt;
-      if (!type || !shape) return damaged(job, tensor.name);
-      PARE_TRY(Tensor dense, Tensor::allocate(*type, *shape));
-      if (!fill(entry, "values", file->bytes(), dense)) return damaged(job, tensor.name);
-      tensor.data.form = std::move(dense);
-    }
+    PARE_TRY(tensor.data, FormReader(job.path(), tensor.name, file->bytes()).read(entry));
     tensors.push_back(std::move(tensor));
   }
   file->drop(0, file->bytes().size());
