@@ -39,7 +39,9 @@ const char* part_name(const TensorSpec& spec) {
     case Role::up:
     case Role::gate_up:
     case Role::down:
-      return "mlp";
+      return spec.expert < 0 ? "mlp" : "experts";
+    case Role::router:
+      return "routers";
     default:
       return "norms and biases";
   }
@@ -120,6 +122,8 @@ Json config_json(const ModelConfig& config) {
   json["heads"] = Json(config.blocks.empty() ? int64_t(0) : config.blocks[0].heads);
   json["kv_heads"] = Json(config.blocks.empty() ? int64_t(0) : config.blocks[0].kv_heads);
   json["head_dim"] = Json(config.blocks.empty() ? int64_t(0) : config.blocks[0].head_dim);
+  json["experts"] = Json(config.blocks.empty() ? int64_t(0) : config.blocks[0].experts);
+  json["experts_per_token"] = Json(config.blocks.empty() ? int64_t(0) : config.blocks[0].experts_per_token);
   json["vocabulary_size"] = Json(config.vocabulary_size);
   json["context"] = Json(config.max_positions);
   json["tied_head"] = config.tied_head;
@@ -171,7 +175,10 @@ void print_shape(const ModelConfig& config) {
   if (!config.blocks.empty()) {
     const BlockConfig& block = config.blocks[0];
     print_line("  shape         " + std::to_string(config.block_count()) + " blocks, hidden " +
-               std::to_string(config.hidden_size) + ", MLP " + std::to_string(block.intermediate_size) +
+               std::to_string(config.hidden_size) + ", " +
+               (block.is_mixture() ? std::to_string(block.experts) + " experts of " : "MLP ") +
+               std::to_string(block.intermediate_size) +
+               (block.is_mixture() ? ", " + std::to_string(block.experts_per_token) + " per token" : "") +
                ", " + std::to_string(block.heads) + " heads of " + std::to_string(block.head_dim) + ", " +
                std::to_string(block.kv_heads) + " KV heads");
   }

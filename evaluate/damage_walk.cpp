@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "engine/models/expert_slots.h"
+
 namespace pare {
 namespace {
 
@@ -10,7 +12,7 @@ constexpr Site kSites[] = {Site::attention_in, Site::attention_out, Site::mlp_in
 int64_t widest_site(const ModelConfig& config) {
   int64_t widest = config.hidden_size;
   for (const BlockConfig& block : config.blocks)
-    widest = std::max({widest, block.heads * block.head_dim, block.intermediate_size});
+    widest = std::max({widest, block.heads * block.head_dim, mlp_out_width(block)});
   return widest;
 }
 
@@ -90,7 +92,8 @@ Status DamageWalk::run_block(int index, const std::vector<WindowGroup>& groups,
   return {};
 }
 
-// The same bytes as Model::run_block(), with a look at the input of every linear.
+// The same bytes as Model::run_block(), with a look at the input of every linear. Of a mixture's downs all
+// experts together.
 Status DamageWalk::run_stages(int index, const Batch& batch, Tensor& hidden,
                               std::map<Site, MagnitudeHistogram>& histograms) {
   const Workspace::Scope scope(workspace_);
@@ -101,8 +104,11 @@ Status DamageWalk::run_stages(int index, const Batch& batch, Tensor& hidden,
     Tensor x = is_normed ? normed
                          : workspace_.take(DType::f32, {batch.tokens(), model_->site_channels(index, site)});
     PARE_CHECK(model_->produce(index, site, batch, is_normed ? hidden : normed, x, workspace_));
-    histograms[site].add(x);
+    const BlockConfig& shape = model_->config().blocks[size_t(index)];
+    const bool has_slots = site == Site::mlp_out && shape.is_mixture();
+    if (!has_slots) histograms[site].add(x);
     if (!is_normed) model_->consume(index, site, x, hidden, workspace_);
+    if (has_slots) histograms[site].add(ExpertSlots::of(shape).compact(x));
   }
   return {};
 }

@@ -66,6 +66,8 @@ std::string shape_key(const Json& config, Role role, int axis) {
       return axis == 0 ? intermediate : hidden;
     case Role::down:
       return axis == 0 ? hidden : intermediate;
+    case Role::router:
+      return axis == 0 ? "num_local_experts" : hidden;
     case Role::bias:
     case Role::final_norm:
     case Role::final_norm_bias:
@@ -92,6 +94,7 @@ bool is_matrix(Role role) {
     case Role::up:
     case Role::gate_up:
     case Role::down:
+    case Role::router:
       return true;
     default:
       return false;
@@ -204,13 +207,19 @@ Status read_generation_config(const WeightSource& source, const std::string& pat
   return read_eos_ids(json, asset_path, config.vocabulary_size, config.eos_ids);
 }
 
-// A config without tensors to match is refused before thousands of blocks are described.
+// A config without tensors to match is refused before thousands of blocks and experts are described.
 Status check_tensor_count(const WeightSource& source, const ModelConfig& config) {
-  if (source.tensors().size() >= size_t(config.block_count())) return {};
+  int64_t experts = 0;
+  for (const BlockConfig& block : config.blocks) experts += block.experts;
+  const int64_t least = std::max(config.block_count(), experts);
+  if (source.tensors().size() >= size_t(least)) return {};
   Error error =
-      tensor_error("CF09", source.path(), "num_hidden_layers, tensors", "fewer tensors than layers");
+      experts > config.block_count()
+          ? tensor_error("CF09", source.path(), "num_hidden_layers, num_local_experts, tensors",
+                         "fewer tensors than experts")
+          : tensor_error("CF09", source.path(), "num_hidden_layers, tensors", "fewer tensors than layers");
   error.got = std::to_string(source.tensors().size());
-  error.limit = fmt::format("at least {}", config.block_count());
+  error.limit = fmt::format("at least {}", least);
   return error;
 }
 
@@ -249,12 +258,17 @@ const TensorSpec* ModelDescription::find(std::string_view name) const {
   return nullptr;
 }
 
-const TensorSpec* ModelDescription::find(Role role, int block) const {
+std::string site_text(Site site, int expert) {
+  if (expert < 0) return std::string(site_name(site));
+  return fmt::format("{} expert {}", site_name(site), expert);
+}
+
+const TensorSpec* ModelDescription::find(Role role, int block, int expert) const {
   // Execution order puts a block's tensors side by side.
   auto it = std::lower_bound(tensors.begin(), tensors.end(), block,
                              [](const TensorSpec& spec, int value) { return spec.block < value; });
   for (; it != tensors.end() && it->block == block; ++it)
-    if (it->role == role) return &*it;
+    if (it->role == role && it->expert == expert) return &*it;
   return nullptr;
 }
 

@@ -34,10 +34,13 @@ enum class Role : uint8_t {
   up,
   gate_up,  // up: also the only input matrix of a plain MLP; gate_up: rows gate, then up
   down,
-  bias,  // of the linear named by `owner`
+  router,  // of a mixture of experts: one row per expert
+  bias,    // of the linear named by `owner`
 };
 
-// A site is the input of one or several linears; linears that share an input share the site.
+// A site is the input of one or several linears; linears that share an input share the site. In a mixture of
+// experts the router and every expert's gate and up read mlp_in; mlp_out is one input per expert, that of its
+// down, with the tokens that chose the expert.
 enum class Site : uint8_t { none, attention_in, attention_out, mlp_in, mlp_out, head_in };
 std::string_view site_name(Site site);  // "attn.in", "attn.out", "mlp.in", "mlp.act", "head.in"
 
@@ -52,6 +55,7 @@ struct TensorSpec {
   bool transposed = false;  // stored [in, out] (Conv1D)
   bool required = true;
   std::string owner{};  // of biases: the weight they belong to
+  int expert = -1;      // of gate, up and down in a mixture: whose; -1: not of one expert
 
   int64_t out() const { return transposed ? shape[1] : shape[0]; }  // of matrices
   int64_t in() const { return transposed ? shape[0] : shape[1]; }
@@ -86,6 +90,9 @@ std::span<const Architecture> architectures();
 // for auto_map.
 Result<const Architecture*> find_architecture(const Json& config, std::string_view path);
 
+// "mlp.act expert 3"; without an expert the name of the site.
+std::string site_text(Site site, int expert);
+
 // What a source holds, checked against the family: every required tensor is there with its shape (CF09,
 // CF16), nothing else is there but ignored buffers.
 struct ModelDescription {
@@ -93,14 +100,14 @@ struct ModelDescription {
   ModelConfig config;
   std::vector<TensorSpec> tensors;  // those present, in execution order
   const TensorSpec* find(std::string_view name) const;
-  const TensorSpec* find(Role role, int block) const;
+  const TensorSpec* find(Role role, int block, int expert = -1) const;
 };
 Result<ModelDescription> describe_model(const WeightSource& source);
 
-// What the config asks for, whatever is stored: all tensors in execution order under the prefix that the source
-// uses (else the preferred one), and the head of a tied model as well, not required. For readers that must know
-// which matrices there are before they can say what is stored. Errors as configure(); CF09 when there are fewer
-// tensors than layers.
+// What the config asks for, whatever is stored: all tensors in execution order under the prefix that the
+// source uses (else the preferred one), and the head of a tied model as well, not required. For readers that
+// must know which matrices there are before they can say what is stored. Errors as configure(); CF09 when
+// there are fewer tensors than layers.
 Result<std::vector<TensorSpec>> expected_tensors(const WeightSource& source);
 
 }  // namespace pare

@@ -32,6 +32,10 @@ Block::Block(const ModelConfig& config, int index)
   mlp_.activation = config.activation;
   mlp_.is_gated = config.gated_mlp;
   mlp_.intermediate_size = shape.intermediate_size;
+  if (!shape.is_mixture()) return;
+  PARE_ASSERT(mlp_.is_gated, "[block] experts of {} without a gate", config.architecture);
+  experts_.slots = ExpertSlots::of(shape);
+  experts_.experts.assign(size_t(shape.experts), mlp_);
 }
 
 Result<std::unique_ptr<Block>> Block::load(const WeightSource& source, const ModelDescription& description,
@@ -56,11 +60,21 @@ Result<std::unique_ptr<Block>> Block::load(const WeightSource& source, const Mod
   PARE_TRY(attention.output, loader.weight(Role::attention_output, index));
   PARE_TRY(block->post_attention_norm_,
            loader.norm(Role::post_attention_norm, Role::post_attention_norm_bias, index));
-  if (block->mlp_.is_gated) {
-    PARE_TRY(block->mlp_.gate, loader.weight(Role::gate, index));
+  const auto load_mlp = [&](int expert) -> Status {
+    Mlp& mlp = block->mlp_of(expert);
+    if (mlp.is_gated) {
+      PARE_TRY(mlp.gate, loader.weight(Role::gate, index, WeightUse::multiply, expert));
+    }
+    PARE_TRY(mlp.up, loader.weight(Role::up, index, WeightUse::multiply, expert));
+    PARE_TRY(mlp.down, loader.weight(Role::down, index, WeightUse::multiply, expert));
+    return {};
+  };
+  if (!block->is_mixture()) {
+    PARE_CHECK(load_mlp(-1));
+    return block;
   }
-  PARE_TRY(block->mlp_.up, loader.weight(Role::up, index));
-  PARE_TRY(block->mlp_.down, loader.weight(Role::down, index));
+  PARE_TRY(block->experts_.router, loader.weight(Role::router, index));
+  for (int expert = 0; expert < int(block->experts_.experts.size()); ++expert) PARE_CHECK(load_mlp(expert));
   return block;
 }
 
@@ -77,9 +91,18 @@ std::unique_ptr<Block> Block::plan(const WeightSource& source, const ModelDescri
     attention.value = loader.planned(Role::value, index);
   }
   attention.output = loader.planned(Role::attention_output, index);
-  if (block->mlp_.is_gated) block->mlp_.gate = loader.planned(Role::gate, index);
-  block->mlp_.up = loader.planned(Role::up, index);
-  block->mlp_.down = loader.planned(Role::down, index);
+  const auto plan_mlp = [&](int expert) {
+    Mlp& mlp = block->mlp_of(expert);
+    if (mlp.is_gated) mlp.gate = loader.planned(Role::gate, index, expert);
+    mlp.up = loader.planned(Role::up, index, expert);
+    mlp.down = loader.planned(Role::down, index, expert);
+  };
+  if (!block->is_mixture()) {
+    plan_mlp(-1);
+    return block;
+  }
+  block->experts_.router = loader.planned(Role::router, index);
+  for (int expert = 0; expert < int(block->experts_.experts.size()); ++expert) plan_mlp(expert);
   return block;
 }
 
@@ -90,7 +113,11 @@ void Block::forward(const Batch& batch, const RotaryTable* rotary, BlockCache* c
   input_norm_.forward(hidden, normed);
   attention_.forward(normed, batch, rotary, cache, hidden, workspace);
   post_attention_norm_.forward(hidden, normed);
-  mlp_.forward(normed, hidden, workspace);
+  if (is_mixture()) {
+    experts_.forward(normed, hidden, workspace);
+  } else {
+    mlp_.forward(normed, hidden, workspace);
+  }
 }
 
 void Block::produce(Site site, const Batch& batch, const RotaryTable* rotary, const Tensor& from, Tensor& x,
@@ -103,7 +130,7 @@ void Block::produce(Site site, const Batch& batch, const RotaryTable* rotary, co
     case Site::mlp_in:
       return post_attention_norm_.forward(from, x);
     case Site::mlp_out:
-      return mlp_.activate(from, x, workspace);
+      return is_mixture() ? experts_.activate(from, x, workspace) : mlp_.activate(from, x, workspace);
     default:
       PARE_ASSERT(false, "[block] no input at {}", site_name(site));
   }
@@ -112,6 +139,7 @@ void Block::produce(Site site, const Batch& batch, const RotaryTable* rotary, co
 void Block::consume(Site site, const Tensor& x, Tensor& hidden, Workspace& workspace) const {
   PARE_ASSERT(site == Site::attention_out || site == Site::mlp_out, "[block] {} feeds no residual",
               site_name(site));
+  if (site == Site::mlp_out && is_mixture()) return experts_.project(x, hidden, workspace);
   const Weight& linear = site == Site::attention_out ? attention_.output : mlp_.down;
   linear.multiply(x, /*accumulate=*/true, hidden, workspace);
 }
@@ -121,17 +149,17 @@ int64_t Block::site_channels(Site site) const {
     case Site::attention_out:
       return attention_.shape.heads * attention_.shape.head_dim;
     case Site::mlp_out:
-      return mlp_.intermediate_size;
+      return is_mixture() ? experts_.slots.row_width() : mlp_.intermediate_size;
     default:
       return hidden_size_;
   }
 }
 
 Status Block::reload(const WeightSource& source, const ModelDescription& description, int index, Role role,
-                     Device device) {
+                     Device device, int expert) {
   const Loader loader(source, description, device);
   const auto matrix = [&](Weight& weight) -> Status {
-    PARE_TRY(weight, loader.weight(role, index));
+    PARE_TRY(weight, loader.weight(role, index, WeightUse::multiply, expert));
     return {};
   };
   switch (role) {
@@ -146,11 +174,13 @@ Status Block::reload(const WeightSource& source, const ModelDescription& descrip
     case Role::attention_output:
       return matrix(attention_.output);
     case Role::gate:
-      return matrix(mlp_.gate);
+      return matrix(mlp_of(expert).gate);
     case Role::up:
-      return matrix(mlp_.up);
+      return matrix(mlp_of(expert).up);
     case Role::down:
-      return matrix(mlp_.down);
+      return matrix(mlp_of(expert).down);
+    case Role::router:
+      return matrix(experts_.router);
     case Role::query_norm: {
       PARE_TRY(attention_.query_norm.gain, loader.vector(role, index));
       return {};
@@ -176,12 +206,14 @@ Status Block::reload(const WeightSource& source, const ModelDescription& descrip
 
 size_t Block::workspace_bytes(const Batch& batch) const {
   return Workspace::bytes_for(DType::f32, {batch.tokens(), hidden_size_}) +
-         std::max(attention_.workspace_bytes(batch, has_rotary_), mlp_.workspace_bytes(batch.tokens()));
+         std::max(
+             attention_.workspace_bytes(batch, has_rotary_),
+             is_mixture() ? experts_.workspace_bytes(batch.tokens()) : mlp_.workspace_bytes(batch.tokens()));
 }
 
 uint64_t Block::size_bytes() const {
   return input_norm_.size_bytes() + post_attention_norm_.size_bytes() + attention_.size_bytes() +
-         mlp_.size_bytes();
+         mlp_.size_bytes() + experts_.size_bytes();
 }
 
 }  // namespace pare

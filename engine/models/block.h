@@ -1,10 +1,11 @@
 // engine/models/block.h: one transformer layer, built from its BlockConfig and its weights.
-//   h = x + attention(norm1 x);  y = h + mlp(norm2 h)
+//   h = x + attention(norm1 x);  y = h + mlp(norm2 h), or a mixture of experts in place of the MLP
 #pragma once
 
 #include <memory>
 
 #include "engine/models/layers/attention.h"
+#include "engine/models/layers/experts.h"
 #include "engine/models/layers/mlp.h"
 #include "engine/models/layers/norm.h"
 
@@ -28,15 +29,18 @@ class Block {
   // In order, with `hidden` the block's input f32 [tokens, hidden] and x f32 [tokens, site_channels(site)]:
   //   produce(attention_in, hidden, x0); produce(attention_out, x0, x1); consume(attention_out, x1, hidden);
   //   produce(mlp_in, hidden, x2);       produce(mlp_out, x2, x3);       consume(mlp_out, x3, hidden);
-  // gives the same bytes as forward(). Workspace as for forward().
+  // gives the same bytes as forward(). Workspace as for forward(). In a mixture x3 are rows of slots
+  // (expert_slots.h).
   void produce(Site site, const Batch& batch, const RotaryTable* rotary, const Tensor& from, Tensor& x,
                Workspace& workspace) const;
-  // hidden += linear(x), with the linear of attention_out or mlp_out.
+  // hidden += linear(x), with the linear of attention_out or mlp_out (of the chosen experts, by their
+  // shares).
   void consume(Site site, const Tensor& x, Tensor& hidden, Workspace& workspace) const;
   int64_t site_channels(Site site) const;
-  // Loads the part of this role again, after the source has changed. Biases and norms included.
+  // Loads the part of this role (of an expert) again, after the source has changed. Biases and norms
+  // included.
   Status reload(const WeightSource& source, const ModelDescription& description, int index, Role role,
-                Device device);
+                Device device, int expert = -1);
   uint64_t size_bytes() const;
 
  private:
@@ -45,7 +49,10 @@ class Block {
   bool has_rotary_;
   Norm input_norm_, post_attention_norm_;
   Attention attention_;
+  Mlp& mlp_of(int expert) { return expert < 0 ? mlp_ : experts_.experts[size_t(expert)]; }
+  bool is_mixture() const { return !experts_.experts.empty(); }
   Mlp mlp_;
+  Experts experts_;  // instead of mlp_ in a mixture
 };
 
 }  // namespace pare

@@ -19,8 +19,8 @@ Result<Tensor> Loader::floats(const TensorSpec& spec) const {
   return values.on(device_);
 }
 
-Result<Weight> Loader::weight(Role role, int block, WeightUse use) const {
-  const TensorSpec* spec = description_.find(role, block);
+Result<Weight> Loader::weight(Role role, int block, WeightUse use, int expert) const {
+  const TensorSpec* spec = description_.find(role, block, expert);
   PARE_ASSERT(spec != nullptr, "[models] no tensor of role {} in block {}", int(role), block);
   Tensor bias;
   if (const TensorSpec* bias_spec = bias_of(*spec)) {
@@ -32,8 +32,8 @@ Result<Weight> Loader::weight(Role role, int block, WeightUse use) const {
   return weight;
 }
 
-Weight Loader::planned(Role role, int block) const {
-  const TensorSpec* spec = description_.find(role, block);
+Weight Loader::planned(Role role, int block, int expert) const {
+  const TensorSpec* spec = description_.find(role, block, expert);
   PARE_ASSERT(spec != nullptr, "[models] no tensor of role {} in block {}", int(role), block);
   const StoredTensor* stored = source_.find(spec->name);
   return Weight::planned(*stored, spec->out(), spec->in(), device_);

@@ -14,9 +14,9 @@ class Loader {
       : source_(source), description_(description), device_(device) {}
 
   bool has(Role role, int block) const { return description_.find(role, block) != nullptr; }
-  // The matrix of this role with its bias. Bytes that were copied are released at the source.
-  Result<Weight> weight(Role role, int block, WeightUse use = WeightUse::multiply) const;
-  Weight planned(Role role, int block) const;
+  // The matrix of this role (of an expert) with its bias. Bytes that were copied are released at the source.
+  Result<Weight> weight(Role role, int block, WeightUse use = WeightUse::multiply, int expert = -1) const;
+  Weight planned(Role role, int block, int expert = -1) const;
   // A vector as f32; undefined when the model has none.
   Result<Tensor> vector(Role role, int block) const;
   Result<Norm> norm(Role gain, Role bias, int block) const;

@@ -243,9 +243,9 @@ int64_t Model::site_channels(int index, Site site) const {
   return blocks_[size_t(index)]->site_channels(site);
 }
 
-Status Model::reload(int index, Role role) {
+Status Model::reload(int index, Role role, int expert) {
   PARE_ASSERT(block_loaded(index), "[model] block {} is not loaded", index);
-  return blocks_[size_t(index)]->reload(*source_, description_, index, role, device_);
+  return blocks_[size_t(index)]->reload(*source_, description_, index, role, device_, expert);
 }
 
 Status Model::run_head(const Tensor& rows, Tensor& logits, Workspace& workspace) {

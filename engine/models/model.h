@@ -77,8 +77,8 @@ class Model {
                  Workspace& workspace);
   void consume(int index, Site site, const Tensor& x, Tensor& hidden, Workspace& workspace) const;
   int64_t site_channels(int index, Site site) const;  // of a loaded block
-  // Loads one part of a loaded block again, after the source has changed.
-  Status reload(int index, Role role);
+  // Loads one part (of an expert) of a loaded block again, after the source has changed.
+  Status reload(int index, Role role, int expert = -1);
   // Final norm and head of `rows` (f32 [n, hidden], a slice of hidden) into logits f32 [n, vocabulary].
   Status run_head(const Tensor& rows, Tensor& logits, Workspace& workspace);
 

@@ -31,7 +31,10 @@ struct BlockConfig {
   int64_t kv_heads = 0;
   int64_t head_dim = 0;
   int64_t intermediate_size = 0;
-  int64_t sliding_window = 0;  // 0: none
+  int64_t sliding_window = 0;     // 0: none
+  int64_t experts = 0;            // 0: one MLP; else a mixture of MLPs of intermediate_size each
+  int64_t experts_per_token = 0;  // of mixtures: 1 to experts
+  bool is_mixture() const { return experts > 0; }
   bool operator==(const BlockConfig&) const = default;
 };
 

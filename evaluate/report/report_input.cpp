@@ -33,6 +33,8 @@ const char* part_of(Role role) {
       return "gate_up";
     case Role::down:
       return "down";
+    case Role::router:
+      return "router";
     default:
       return "";
   }
@@ -71,6 +73,7 @@ Result<ReportInput> report_input(const WeightSource& source, const std::string& 
     const auto record = records.find(spec.name);
     input.tensors.push_back({.name = spec.name,
                              .block = spec.block,
+                             .expert = spec.expert,
                              .part = part_of(spec.role),
                              .site = spec.is_linear ? std::string(site_name(spec.site)) : std::string(),
                              .bytes = stored != nullptr ? stored->bytes : 0,

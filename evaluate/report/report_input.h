@@ -16,6 +16,7 @@ namespace pare {
 struct ReportTensor {
   std::string name;
   int block = -1;      // -1: embedding side; block_count: head side
+  int expert = -1;     // of a mixture: whose
   std::string part;    // "q", "down", "embedding", ...; empty for norms and biases
   std::string site;    // of linears: "attn.in", ...
   uint64_t bytes = 0;  // stored

@@ -114,11 +114,13 @@ std::string size_text(const ReportInput& input, const Facts& facts) {
   return out;
 }
 
-// "12 gate_up": short enough for a table; the whole name stands among the details.
+// "12 gate_up", "12 expert 3 down": short enough for a table; the whole name stands among the details.
 std::string short_label(const ReportInput& input, const ReportTensor& tensor) {
   if (tensor.part.empty()) return shown(tensor.name);
   const bool is_block = tensor.block >= 0 && tensor.block < input.blocks;
-  return is_block ? fmt::format("{} {}", tensor.block, tensor.part) : tensor.part;
+  const std::string part =
+      tensor.expert < 0 ? tensor.part : fmt::format("expert {} {}", tensor.expert, tensor.part);
+  return is_block ? fmt::format("{} {}", tensor.block, part) : part;
 }
 
 std::string matrix_text(const ReportInput& input, const Facts& facts) {

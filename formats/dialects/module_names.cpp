@@ -60,7 +60,8 @@ Result<std::vector<ModelMatrix>> model_matrices(const WeightSource& stored) {
   std::vector<ModelMatrix> matrices;
   for (const TensorSpec& spec : specs) {
     const bool is_table = spec.role == Role::embedding || spec.role == Role::positions;
-    if (!is_table && !spec.is_linear && spec.role != Role::lm_head) continue;
+    const bool is_linear = spec.is_linear || spec.role == Role::lm_head || spec.role == Role::router;
+    if (!is_table && !is_linear) continue;
     const std::string_view class_name = is_table ? "Embedding" : spec.transposed ? "Conv1D" : "Linear";
     matrices.push_back({module_of(spec.name), class_name, spec});
   }

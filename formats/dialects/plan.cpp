@@ -98,7 +98,8 @@ Result<Tensor> zero_points_by_row(const QuantizedTensor& tensor) {
 std::vector<std::string> dense_linears(const DialectTarget& target) {
   std::vector<std::string> modules;
   for (const TensorSpec& spec : target.model.tensors) {
-    const bool is_linear = spec.is_linear || spec.role == Role::lm_head;
+    // Routers are linears for the tools that read this, and stay as they are.
+    const bool is_linear = spec.is_linear || spec.role == Role::lm_head || spec.role == Role::router;
     if (is_linear && !target.source.find(spec.name)->scheme) modules.push_back(module_of(spec.name));
   }
   return modules;

@@ -9,6 +9,7 @@ namespace pare {
 
 extern const Architecture kLlama;
 extern const Architecture kMistral;
+extern const Architecture kMixtral;
 extern const Architecture kQwen2;
 extern const Architecture kQwen3;
 extern const Architecture kGpt2;

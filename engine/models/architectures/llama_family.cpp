@@ -65,9 +65,14 @@ void read_qwen_windows(ConfigReader& reader, ModelConfig& config) {
 }
 
 std::vector<TensorSpec> describe_llama_like(const ModelConfig& config, std::string_view prefix) {
+  return describe_llama_mixture(config, prefix, {});
+}
+
+std::vector<TensorSpec> describe_llama_mixture(const ModelConfig& config, std::string_view prefix,
+                                               const ExpertNames& names) {
   std::vector<TensorSpec> specs;
   const int64_t hidden = config.hidden_size;
-  int block = -1;
+  int block = -1, expert = -1;
   std::string stem(prefix);
 
   const auto vector_of = [&](std::string_view name, Role role, int64_t size) {
@@ -76,14 +81,36 @@ std::vector<TensorSpec> describe_llama_like(const ModelConfig& config, std::stri
   const auto linear = [&](std::string_view name, Role role, Site site, int64_t out, int64_t in,
                           bool has_bias) {
     const std::string weight = fmt::format("{}{}.weight", stem, name);
-    specs.push_back(
-        {.name = weight, .role = role, .block = block, .site = site, .shape = {out, in}, .is_linear = true});
+    specs.push_back({.name = weight,
+                     .role = role,
+                     .block = block,
+                     .site = site,
+                     .shape = {out, in},
+                     .is_linear = true,
+                     .expert = expert});
     if (has_bias)
       specs.push_back({.name = fmt::format("{}{}.bias", stem, name),
                        .role = Role::bias,
                        .block = block,
                        .shape = {out},
                        .owner = weight});
+  };
+
+  const auto mixture = [&](const BlockConfig& shape) {
+    specs.push_back({.name = fmt::format("{}{}.weight", stem, names.router),
+                     .role = Role::router,
+                     .block = block,
+                     .site = Site::mlp_in,
+                     .shape = {shape.experts, hidden}});
+    for (expert = 0; expert < int(shape.experts); ++expert) {
+      const auto part = [&](std::string_view name) {
+        return fmt::format("{}.{}.{}", names.experts, expert, name);
+      };
+      linear(part(names.gate), Role::gate, Site::mlp_in, shape.intermediate_size, hidden, false);
+      linear(part(names.up), Role::up, Site::mlp_in, shape.intermediate_size, hidden, false);
+      linear(part(names.down), Role::down, Site::mlp_out, hidden, shape.intermediate_size, false);
+    }
+    expert = -1;
   };
 
   specs.push_back({.name = stem + "embed_tokens.weight",
@@ -106,9 +133,13 @@ std::vector<TensorSpec> describe_llama_like(const ModelConfig& config, std::stri
     linear("self_attn.o_proj", Role::attention_output, Site::attention_out, hidden, query_rows,
            config.attention_output_bias);
     vector_of("post_attention_layernorm.weight", Role::post_attention_norm, hidden);
-    linear("mlp.gate_proj", Role::gate, Site::mlp_in, shape.intermediate_size, hidden, config.mlp_bias);
-    linear("mlp.up_proj", Role::up, Site::mlp_in, shape.intermediate_size, hidden, config.mlp_bias);
-    linear("mlp.down_proj", Role::down, Site::mlp_out, hidden, shape.intermediate_size, config.mlp_bias);
+    if (shape.is_mixture()) {
+      mixture(shape);
+    } else {
+      linear("mlp.gate_proj", Role::gate, Site::mlp_in, shape.intermediate_size, hidden, config.mlp_bias);
+      linear("mlp.up_proj", Role::up, Site::mlp_in, shape.intermediate_size, hidden, config.mlp_bias);
+      linear("mlp.down_proj", Role::down, Site::mlp_out, hidden, shape.intermediate_size, config.mlp_bias);
+    }
   }
   stem = prefix;
   vector_of("norm.weight", Role::final_norm, hidden);

@@ -28,8 +28,18 @@ ModelConfig read_llama_like(ConfigReader& reader, const LlamaDefaults& defaults)
 // use_sliding_window, sliding_window, max_window_layers and layer_types of Qwen2 and Qwen3, into the blocks.
 void read_qwen_windows(ConfigReader& reader, ModelConfig& config);
 
-// Tensors in execution order. Biases and q/k norms as the config says.
+// Tensors in execution order. Biases and q/k norms as the config says; blocks without experts.
 std::vector<TensorSpec> describe_llama_like(const ModelConfig& config, std::string_view prefix);
+
+// What a family calls the parts of its mixtures, inside a block.
+struct ExpertNames {
+  std::string_view router;          // "block_sparse_moe.gate"
+  std::string_view experts;         // "block_sparse_moe.experts"
+  std::string_view gate, up, down;  // of one expert: "w1", "w3", "w2"
+};
+// The same with a mixture in the blocks whose config has one.
+std::vector<TensorSpec> describe_llama_mixture(const ModelConfig& config, std::string_view prefix,
+                                               const ExpertNames& names);
 
 inline constexpr std::array<std::string_view, 2> kLlamaPrefixes{"model.", ""};
 inline constexpr std::array<std::string_view, 1> kLlamaIgnored{"*.rotary_emb.inv_freq"};

@@ -19,8 +19,7 @@ constexpr std::array kNotEnabled{
     declared("Gemma3ForCausalLM", "gemma3_text"), declared("Phi3ForCausalLM", "phi3"),
     declared("GPTNeoXForCausalLM", "gpt_neox"),   declared("OPTForCausalLM", "opt"),
     declared("BertForMaskedLM", "bert"),          declared("BertModel", "bert"),
-    declared("MixtralForCausalLM", "mixtral"),    declared("Qwen2MoeForCausalLM", "qwen2_moe"),
-    declared("Qwen3MoeForCausalLM", "qwen3_moe"),
+    declared("Qwen2MoeForCausalLM", "qwen2_moe"), declared("Qwen3MoeForCausalLM", "qwen3_moe"),
 };
 
 }  // namespace

@@ -51,7 +51,7 @@ Error wrong_type(std::string_view path, const Json& at, std::string_view key, st
 
 std::span<const Architecture> architectures() {
   static const std::vector<Architecture> families = [] {
-    std::vector<Architecture> list{kLlama, kMistral, kQwen2, kQwen3, kGpt2};
+    std::vector<Architecture> list{kLlama, kMistral, kMixtral, kQwen2, kQwen3, kGpt2};
     for (const Architecture& family : families_not_enabled()) list.push_back(family);
     return list;
   }();

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "engine/models/edited_source.h"
+#include "engine/models/expert_slots.h"
 #include "tests/support/backends.h"
 #include "tests/support/compare.h"
 #include "tests/support/tiny_model.h"
@@ -23,6 +24,9 @@ const char* const kConfigs[] = {
         "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 10})",
     R"({"architectures": ["MistralForCausalLM"], "vocab_size": 40, "hidden_size": 24, "intermediate_size": 40,
         "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4, "sliding_window": 4})",
+    R"({"architectures": ["MixtralForCausalLM"], "vocab_size": 40, "hidden_size": 24, "intermediate_size": 40,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 5,
+        "num_experts_per_tok": 2})",
 };
 
 bool same_bytes(const Tensor& a, const Tensor& b) {
@@ -89,7 +93,7 @@ TEST_P(Staged, EqualsForwardBitForBit) {
   for (int index = 0; index < int(model_->config().block_count()); ++index) {
     const BlockConfig& shape = model_->config().blocks[size_t(index)];
     EXPECT_EQ(model_->site_channels(index, Site::attention_out), shape.heads * shape.head_dim);
-    EXPECT_EQ(model_->site_channels(index, Site::mlp_out), shape.intermediate_size);
+    EXPECT_EQ(model_->site_channels(index, Site::mlp_out), mlp_out_width(shape));
     const Tensor want = whole(index, hidden), got = staged(index, hidden);
     EXPECT_TRUE(same_bytes(got, want)) << "block " << index;
     EXPECT_FALSE(same_bytes(got, hidden));
@@ -104,7 +108,7 @@ TEST_P(Staged, QuantizedPartsToo) {
     source_->set(spec.name, WeightData{.form = std::make_shared<const QuantizedTensor>(test::int8_of(
                                            spec.transposed ? checked(transposed(values)) : values)),
                                        .transposed = spec.transposed});
-    checked(model_->reload(0, spec.role));
+    checked(model_->reload(0, spec.role, spec.expert));
   }
   EXPECT_TRUE(same_bytes(staged(0, hidden_), whole(0, hidden_)));
 }
@@ -123,7 +127,7 @@ TEST_P(Staged, ReloadFollowsTheSource) {
                  WeightData{.form = test::random_normal(spec.shape, spec.name + " replaced", 0.5f, 0.3f)});
     EXPECT_TRUE(source_->is_edited(spec.name));
     EXPECT_TRUE(same_bytes(whole(1, hidden_), before)) << spec.name;
-    checked(model_->reload(1, role));
+    checked(model_->reload(1, role, spec.expert));
     const Tensor after = whole(1, hidden_);
     EXPECT_FALSE(same_bytes(after, before)) << spec.name;
     auto loaded = checked(Model::open(source_, device_));
@@ -133,7 +137,7 @@ TEST_P(Staged, ReloadFollowsTheSource) {
     checked(loaded->run_block(1, kBatch, want, nullptr, workspace_));
     EXPECT_TRUE(same_bytes(after, want)) << spec.name;
     source_->discard(spec.name);
-    checked(model_->reload(1, role));
+    checked(model_->reload(1, role, spec.expert));
     EXPECT_TRUE(same_bytes(whole(1, hidden_), before)) << spec.name;
   }
 }
