@@ -3,10 +3,11 @@
 
 namespace pare {
 
-std::vector<const TensorSpec*> BlockEdit::linears(Site site) const {
+std::vector<const TensorSpec*> BlockEdit::linears(Site site, int expert) const {
   std::vector<const TensorSpec*> found;
   for (const TensorSpec& spec : description().tensors)
-    if (spec.block == index_ && spec.is_linear && spec.site == site) found.push_back(&spec);
+    if (spec.block == index_ && spec.is_linear && spec.site == site && (expert < 0 || spec.expert == expert))
+      found.push_back(&spec);
   return found;
 }
 
@@ -58,14 +59,14 @@ Status BlockEdit::reload(const TensorSpec& spec) {
     case Role::bias: {
       const TensorSpec* owner = description().find(spec.owner);
       PARE_ASSERT(owner != nullptr, "[block_edit] bias {} without a linear", spec.name);
-      return model_.reload(index_, owner->role);
+      return model_.reload(index_, owner->role, owner->expert);
     }
     case Role::input_norm_bias:
       return model_.reload(index_, Role::input_norm);
     case Role::post_attention_norm_bias:
       return model_.reload(index_, Role::post_attention_norm);
     default:
-      return model_.reload(index_, spec.role);
+      return model_.reload(index_, spec.role, spec.expert);
   }
 }
 

@@ -104,7 +104,10 @@ Result<Json> archive_block(const BlockJob& job, int block, EditedSource& source,
     if (spec.block != block || !source.is_edited(spec.name)) continue;
     PARE_TRY(WeightData data, source.load(spec.name));
     const StoredTensor* before = job.source->find(spec.name);
-    if (data.is_dense() && data.dense().shape().rank() != 1 && !before->scheme) {
+    // A scaled router stays float: rounding it would send tokens elsewhere than they went in this run.
+    const bool stays_float =
+        spec.role == Role::router || !data.is_dense() || data.dense().shape().rank() == 1;
+    if (!stays_float && !before->scheme) {
       // Changed in value alone (scaled, and excluded from rounding by the user): back to the type it had.
       PARE_CHECK(require_fits(data.dense(), before->dtype, spec.name, job.source->path()));
       PARE_TRY(Tensor dense, converted(data.dense(), before->dtype));
@@ -212,6 +215,22 @@ Status compress_saved(const BlockJob& job, Model& model, EditedSource& edited, i
   return {};
 }
 
+// Files of statistics have one entry per site, not one per expert.
+Status refuse_saved_mixtures(const BlockJob& job) {
+  if (!job.saved_statistics) return {};
+  for (const BlockConfig& block : job.model.config.blocks) {
+    if (!block.is_mixture()) continue;
+    return Error{.exit = Exit::unsupported,
+                 .rule = "CF10",
+                 .path = job.source->path(),
+                 .where = "mixture of experts",
+                 .what = "saved statistics do not tell experts apart; give --data instead of --statistics",
+                 .got = {},
+                 .limit = {}};
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<BlockJobResult> run_blocks(const BlockJob& job, JobStep& step, JobFolder& folder) {
@@ -220,6 +239,7 @@ Result<BlockJobResult> run_blocks(const BlockJob& job, JobStep& step, JobFolder&
   result.first_block = position.next_block();
   const int blocks = int(job.model.config.block_count());
   if (result.first_block == blocks) return result;
+  PARE_CHECK(refuse_saved_mixtures(job));
   const auto edited = std::make_shared<EditedSource>(job.source);
   for (int block = 0; block < result.first_block; ++block)
     PARE_CHECK(step.resume_note(block, position.notes[size_t(block)]));

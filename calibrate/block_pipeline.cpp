@@ -8,8 +8,10 @@
 #include <utility>
 
 #include "calibrate/observer.h"
+#include "calibrate/pipeline_stream.h"
 #include "calibrate/second_moment.h"
 #include "engine/core/memory.h"
+#include "engine/models/expert_slots.h"
 
 namespace pare {
 namespace {
@@ -26,6 +28,13 @@ int64_t widest_site(const ModelConfig& config) {
   return widest;
 }
 
+// Of a row in the stores: wider than any site where a row has the slots of several experts.
+int64_t widest_row(const ModelConfig& config) {
+  int64_t widest = widest_site(config);
+  for (const BlockConfig& block : config.blocks) widest = std::max(widest, mlp_out_width(block));
+  return widest;
+}
+
 int64_t samples_per_chunk(int64_t context) {
   return std::max<int64_t>(1, kChunkTokens / context);
 }
@@ -33,7 +42,7 @@ int64_t samples_per_chunk(int64_t context) {
 size_t workspace_bytes(const Model& model, int64_t context) {
   const int64_t samples = samples_per_chunk(context), tokens = samples * context;
   const int64_t widest = widest_site(model.config());
-  const size_t chunk = Workspace::bytes_for(DType::f32, {tokens, widest});
+  const size_t chunk = Workspace::bytes_for(DType::f32, {tokens, widest_row(model.config())});
   const size_t hidden = Workspace::bytes_for(DType::f32, {tokens, model.config().hidden_size});
   const size_t run = model.workspace_bytes({.sequences = samples, .tokens_per_sequence = context}, 0);
   const size_t moment =
@@ -42,13 +51,17 @@ size_t workspace_bytes(const Model& model, int64_t context) {
   return std::max(run, moment) + 4 * chunk + 2 * hidden;
 }
 
-}  // namespace
+Error mixture_error(const WeightSource& source, std::string what) {
+  return Error{.exit = Exit::unsupported,
+               .rule = "CF10",
+               .path = source.path(),
+               .where = "mixture of experts",
+               .what = std::move(what),
+               .got = {},
+               .limit = {}};
+}
 
-struct BlockPipeline::Stream {
-  std::unique_ptr<Model> model;
-  ActivationStore hidden;                       // entering the block, later between its halves
-  std::optional<ActivationStore> mixed, inner;  // inputs of the two output projections
-};
+}  // namespace
 
 uint64_t pipeline_floor_bytes(const Model& model, int64_t context, bool original_stream) {
   uint64_t largest_block = 0, statistics = 0;
@@ -65,7 +78,11 @@ uint64_t pipeline_floor_bytes(const Model& model, int64_t context, bool original
   uint64_t largest_matrix = 0;
   for (const TensorSpec& spec : model.description().tensors)
     if (spec.is_linear) largest_matrix = std::max(largest_matrix, uint64_t(spec.shape.numel()));
-  const uint64_t matrices = largest_matrix * 4 * 6;
+  // The readers of one site are looked at together; in a mixture they are those of all experts.
+  uint64_t readers = 2;
+  for (const BlockConfig& block : model.config().blocks)
+    readers = std::max(readers, 2 * uint64_t(block.experts));
+  const uint64_t matrices = largest_matrix * 4 * (4 + readers);
   return workspace_bytes(model, context) + statistics + matrices + largest_block * (original_stream ? 2 : 1);
 }
 
@@ -95,6 +112,12 @@ Result<std::unique_ptr<BlockPipeline>> BlockPipeline::create(std::shared_ptr<Edi
   if (pipeline->options_.original_stream) {
     pipeline->original_ = std::make_unique<Stream>();
     PARE_TRY(pipeline->original_->model, Model::open(std::move(original), Device::cpu()));
+    for (const BlockConfig& block : pipeline->original_->model->config().blocks) {
+      if (block.is_mixture())
+        return mixture_error(*source,
+                             "a token may go to other experts than in the original model, so the "
+                             "inputs of their experts cannot be compared");
+    }
   }
   // The original is the larger one.
   const Model& widest =
@@ -117,7 +140,7 @@ Result<std::unique_ptr<BlockPipeline>> BlockPipeline::create(std::shared_ptr<Edi
     const BlockConfig& block = stream->model->config().blocks.front();
     PARE_TRY(stream->mixed,
              ActivationStore::create(pipeline->chunk_rows_, block.heads * block.head_dim, budget));
-    PARE_TRY(stream->inner, ActivationStore::create(pipeline->chunk_rows_, block.intermediate_size, budget));
+    PARE_TRY(stream->inner, ActivationStore::create(pipeline->chunk_rows_, mlp_out_width(block), budget));
   }
   return pipeline;
 }
@@ -214,12 +237,12 @@ Error locate(Error error, const std::string& path, int index, Site site, int64_t
   return error;
 }
 
-void add_moment(const Tensor& x, Tensor& moment, Workspace& workspace) {
+}  // namespace
+
+void add_moment_of_rows(const Tensor& x, Tensor& moment, Workspace& workspace) {
   for (int64_t begin = 0; begin < x.size(0); begin += kMomentTokens)
     add_second_moment(x.rows(begin, std::min(x.size(0), begin + kMomentTokens)), moment, workspace);
 }
-
-}  // namespace
 
 Status BlockPipeline::collect(int index, Site site, StatisticSet wanted, bool cross,
                               SiteStatistics& statistics, Tensor& cross_moment) {
@@ -241,7 +264,7 @@ Status BlockPipeline::collect(int index, Site site, StatisticSet wanted, bool cr
     if (!seen)
       return locate(seen.error(), source_->path(), index, site, chunk * samples_per_chunk_, windows_.context);
     if (original_ != nullptr) PARE_CHECK(visit(index, *original_, site, chunk, original));
-    if (has_moment) add_moment(x, statistics.second_moment, workspace_);
+    if (has_moment) add_moment_of_rows(x, statistics.second_moment, workspace_);
     if (cross) {
       for (int64_t begin = 0; begin < x.size(0); begin += kMomentTokens) {
         const int64_t end = std::min(x.size(0), begin + kMomentTokens);
@@ -267,9 +290,12 @@ Status BlockPipeline::second_pass(int index, Site site, SiteStatistics& statisti
 }
 
 // All sites of the block as it is, without moving the stores on.
-Status BlockPipeline::survey(int index, const std::function<StatisticSet(Site)>& wanted,
+Status BlockPipeline::survey(int index, const std::function<StatisticSet(Site)>& asked,
                              std::map<Site, SiteStatistics>& statistics) {
   Model& model = *stream_->model;
+  const bool is_mixture = stream_->shape(index).is_mixture();
+  const auto has_slots = [=](Site site) { return is_mixture && site == Site::mlp_out; };
+  const auto wanted = [&](Site site) { return has_slots(site) ? StatisticSet() : asked(site); };
   for (const Site site : kSites) {
     const int64_t channels = model.site_channels(index, site);
     statistics[site] = start_site(wanted(site), channels);
@@ -304,14 +330,14 @@ Status BlockPipeline::survey(int index, const std::function<StatisticSet(Site)>&
         PARE_CHECK(model.produce(index, site, rows, is_normed ? hidden : normed, x, workspace_));
         if (pass == 1) {
           if (wanted(site).has(Statistic::histogram)) PARE_CHECK(observe_histogram(statistics[site], x));
-        } else {
+        } else if (!has_slots(site)) {
           const Status seen = observe(statistics[site], wanted(site), x, windows_.context);
           if (!seen) {
             return locate(seen.error(), source_->path(), index, site, chunk * samples_per_chunk_,
                           windows_.context);
           }
           if (wanted(site).has(Statistic::second_moment))
-            add_moment(x, statistics[site].second_moment, workspace_);
+            add_moment_of_rows(x, statistics[site].second_moment, workspace_);
         }
         if (!is_normed) model.consume(index, site, x, hidden, workspace_);
       }
@@ -339,6 +365,9 @@ Status BlockPipeline::finish_block(int index, Stream& stream) {
 }
 
 Status BlockPipeline::run_block(int index, Step& step) {
+  const bool is_mixture = stream_->shape(index).is_mixture();
+  if (is_mixture && !step.takes_experts())
+    return mixture_error(*source_, "this method does not look at experts one by one yet");
   PARE_CHECK(stream_->model->load_block(index));
   if (original_ != nullptr) PARE_CHECK(original_->model->load_block(index));
   BlockEdit edit(*stream_->model, *source_, index);
@@ -352,6 +381,10 @@ Status BlockPipeline::run_block(int index, Step& step) {
   PARE_CHECK(step.edit(edit, before));
   before.clear();
   for (const Site site : kSites) {
+    if (is_mixture && site == Site::mlp_out) {
+      PARE_CHECK(compress_experts(index, step, edit));
+      continue;
+    }
     SiteStatistics statistics;
     Tensor cross_moment;
     const bool cross = original_ != nullptr && step.wants_cross_moment();
@@ -366,6 +399,10 @@ Status BlockPipeline::run_block(int index, Step& step) {
 
 Status BlockPipeline::observe_block(int index, const std::function<StatisticSet(Site)>& wanted,
                                     std::map<Site, SiteStatistics>& statistics) {
+  if (stream_->shape(index).is_mixture())
+    return mixture_error(*source_,
+                         "statistics of its experts are not kept apart from a run; give the data to "
+                         "the command that uses them");
   PARE_CHECK(stream_->model->load_block(index));
   for (const Site site : kSites) {
     Tensor none;

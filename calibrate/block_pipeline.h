@@ -57,10 +57,11 @@ class BlockPipeline {
   // Hidden states of all samples from the embedding; or (resume) as an interrupted walk left them.
   Status embed();
   // Applies the step to block `index`; blocks come in order. Exit 7 (NU06) with block, site and sample for
-  // activations that are not finite. The block's weights are dropped afterwards, the edits stay in the
-  // source.
+  // activations that are not finite; 4 for a mixture of experts when the step does not take experts. The
+  // block's weights are dropped afterwards, the edits stay in the source.
   Status run_block(int index, Step& step);
-  // Statistics of the unchanged model at all sites: the same walk without a step.
+  // Statistics of the unchanged model at all sites: the same walk without a step. Exit 4 for a mixture of
+  // experts, whose last site has statistics per expert.
   Status observe_block(int index, const std::function<StatisticSet(Site)>& wanted,
                        std::map<Site, SiteStatistics>& statistics);
 
@@ -82,6 +83,8 @@ class BlockPipeline {
   Status visit(int index, Stream& stream, Site site, int64_t chunk, Tensor& x);
   Status collect(int index, Site site, StatisticSet wanted, bool cross, SiteStatistics& statistics,
                  Tensor& cross_moment);
+  Status compress_experts(int index, Step& step, BlockEdit& edit);
+  Status collect_expert(int index, int expert, StatisticSet wanted, SiteStatistics& statistics);
   Status second_pass(int index, Site site, SiteStatistics& statistics);
   Status survey(int index, const std::function<StatisticSet(Site)>& wanted,
                 std::map<Site, SiteStatistics>& statistics);

@@ -20,8 +20,10 @@ class BlockEdit {
   const ModelDescription& description() const { return model_.description(); }
   const ModelConfig& config() const { return model_.config(); }
   const WeightSource& source() const { return source_; }
-  // Linears that get this site's activations, in execution order.
-  std::vector<const TensorSpec*> linears(Site site) const;
+  // Linears that get this site's activations, in execution order; of a mixture those of all experts, or of
+  // one.
+  std::vector<const TensorSpec*> linears(Site site, int expert = -1) const;
+  bool is_mixture() const { return config().blocks[size_t(index_)].is_mixture(); }
   const TensorSpec* find(Role role) const { return description().find(role, index_); }
   // The bias of a linear; nullptr when it has none.
   const TensorSpec* bias_of(const TensorSpec& linear) const;
@@ -49,13 +51,20 @@ struct StageInput {
   // sum of x_original x^T, f32 [original channels, channels]: the same tokens in the uncompressed model and
   // here; only when the step asked for it.
   Tensor cross_moment{};
+  int expert = -1;  // at mlp_out of a mixture: whose down gets these; the tokens are those that chose it
 };
+// An expert that fewer tokens chose is starved: statistics of it say too little.
+inline constexpr int64_t kStarvedTokens = 64;
 
 class Step {
  public:
   virtual ~Step() = default;
 
-  // Statistics of all sites of the unchanged block, before edit(). All empty: no such pass is made.
+  // Whether compress() heeds StageInput::expert; blocks that are mixtures are refused (exit 4) otherwise.
+  virtual bool takes_experts() const { return false; }
+
+  // Statistics of all sites of the unchanged block, before edit(). All empty: no such pass is made. Nothing
+  // is collected at mlp_out of a mixture: its entry has no tokens.
   virtual StatisticSet survey(int block, Site site) const {
     static_cast<void>(block), static_cast<void>(site);
     return {};

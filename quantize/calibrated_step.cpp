@@ -5,12 +5,12 @@
 #include <algorithm>
 #include <cmath>
 
+#include "calibrate/output_error.h"
 #include "engine/core/log.h"
 #include "engine/core/text.h"
 #include "engine/tensor/tensor_scan.h"
 #include "quantize/fold.h"
 #include "quantize/match_outputs.h"
-#include "calibrate/output_error.h"
 #include "quantize/smoothquant.h"
 
 namespace pare {
@@ -94,6 +94,18 @@ Error without_data(const BlockEdit& block, const std::string& where, int64_t tok
                .what = "the inputs were zero for all tokens; --allow-fallback rounds to nearest instead",
                .got = fmt::format("{} tokens", tokens),
                .limit = {}};
+}
+
+Error starved_error(const BlockEdit& block, const std::string& where, int64_t tokens) {
+  return Error{.exit = Exit::numeric,
+               .rule = "NU10",
+               .path = block.source().path(),
+               .where = where,
+               .what =
+                   "too few tokens chose this expert; give more --samples, or --allow-fallback to round its "
+                   "matrix to nearest",
+               .got = fmt::format("{} tokens", tokens),
+               .limit = fmt::format("at least {}", kStarvedTokens)};
 }
 
 }  // namespace
@@ -264,12 +276,21 @@ Result<std::optional<ActivationQuant>> CalibratedStep::activation_quant(const St
   return std::optional(quant);
 }
 
+// Whether a method that looks at activations has too few of them.
+bool CalibratedStep::is_starved(const StageInput& input) const {
+  const bool is_static = options_.activations == ActivationQuant::Mode::static_tensor;
+  return input.expert >= 0 && input.statistics.tokens < kStarvedTokens &&
+         (options_.method.needs_data() || is_static);
+}
+
 Status CalibratedStep::compress(BlockEdit& block, const StageInput& input) {
   if (!has_work(block.index(), input.site)) return {};
-  const std::string where = fmt::format("block {} {}", block.index(), site_name(input.site));
+  const std::string where = fmt::format("block {} {}", block.index(), site_text(input.site, input.expert));
   PARE_CHECK(usable_moment(block, input.site, input.statistics));
+  if (is_starved(input) && !options_.allow_fallback)
+    return starved_error(block, where, input.statistics.tokens);
   std::optional<HessianFactor> factor, match_factor;
-  if (options_.method.rounding == MethodPlan::Rounding::gptq) {
+  if (options_.method.rounding == MethodPlan::Rounding::gptq && !is_starved(input)) {
     PARE_TRY(factor, factor_hessian(input.statistics.second_moment, options_.hessian, where));
     if (factor->failed && !options_.allow_fallback)
       return not_definite(block, where, *factor, "--allow-fallback rounds to nearest instead");
@@ -286,7 +307,7 @@ Status CalibratedStep::compress(BlockEdit& block, const StageInput& input) {
   }
   PARE_TRY(const auto activation, activation_quant(input));
   const std::vector<float> importance = mean_squares(input.statistics);
-  for (const TensorSpec* spec : block.linears(input.site)) {
+  for (const TensorSpec* spec : block.linears(input.site, input.expert)) {
     if (!scheme_of(*spec)) continue;
     PARE_CHECK(quantize_linear(block, *spec, input, factor ? &*factor : nullptr,
                                match_factor && !match_factor->failed ? &*match_factor : nullptr, importance,
@@ -308,7 +329,9 @@ Status CalibratedStep::quantize_linear(BlockEdit& block, const TensorSpec& spec,
   if (match_factor != nullptr && !match_factor->all_dead) {
     PARE_TRY(weight, matched_weight(weight, input.cross_moment, moment, *match_factor));
   }
-  const QuantizeOptions quantize = options_for(options_, scheme, importance);
+  CalibratedOptions options = options_;
+  if (is_starved(input)) options.method = MethodPlan();
+  const QuantizeOptions quantize = options_for(options, scheme, importance);
 
   TensorRecord record;
   record.name = spec.name;
@@ -317,6 +340,11 @@ Status CalibratedStep::quantize_linear(BlockEdit& block, const TensorSpec& spec,
   record.shape = {spec.out(), spec.in()};
   record.method_asked = record.method_applied = options_.method.text();
   record.extra["tokens"] = Json(input.statistics.tokens);
+  if (is_starved(input)) {
+    record.method_applied = "rtn";
+    record.fallback =
+        fmt::format("{} tokens chose the expert, fewer than {}", input.statistics.tokens, kStarvedTokens);
+  }
   if (input.statistics.tokens < spec.in()) record.extra["rank_deficient"] = true;
   QuantizeOutput output;
   if (factor != nullptr && !factor->failed) {
@@ -340,9 +368,9 @@ Status CalibratedStep::quantize_linear(BlockEdit& block, const TensorSpec& spec,
     }
     if (rounded->kept_rtn) record.extra["kept_rtn"] = true;
   } else {
-    const char* name = options_.method.rounding == MethodPlan::Rounding::hqq      ? "hqq"
-                       : options_.method.rounding == MethodPlan::Rounding::kmeans ? "kmeans"
-                                                                                  : "rtn";
+    const char* name = options.method.rounding == MethodPlan::Rounding::hqq      ? "hqq"
+                       : options.method.rounding == MethodPlan::Rounding::kmeans ? "kmeans"
+                                                                                 : "rtn";
     PARE_TRY(const QuantizeMethod* method, find_quantize_method(name));
     auto rounded = method->quantize(weight, scheme, quantize, spec.name);
     if (!rounded) {

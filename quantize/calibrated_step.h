@@ -9,11 +9,11 @@
 
 #include "calibrate/activation_range.h"
 #include "calibrate/block_job.h"
+#include "calibrate/hessian.h"
 #include "engine/core/manifest.h"
 #include "engine/tensor/activation_quant.h"
 #include "quantize/awq.h"
 #include "quantize/gptq.h"
-#include "calibrate/hessian.h"
 #include "quantize/method_plan.h"
 
 namespace pare {
@@ -39,6 +39,7 @@ class CalibratedStep final : public JobStep {
   CalibratedStep(const ModelDescription& model, std::vector<std::optional<QuantScheme>> schemes,
                  CalibratedOptions options);
 
+  bool takes_experts() const override { return true; }
   StatisticSet survey(int block, Site site) const override;
   Status edit(BlockEdit& block, const std::map<Site, SiteStatistics>& survey) override;
   StatisticSet wanted(int block, Site site) const override;
@@ -58,6 +59,7 @@ class CalibratedStep final : public JobStep {
   Status scale_by_awq(BlockEdit& block, Site site, const SiteStatistics& statistics);
   Status smooth(BlockEdit& block, Site site, const SiteStatistics& statistics);
   Result<std::optional<ActivationQuant>> activation_quant(const StageInput& input);
+  bool is_starved(const StageInput& input) const;
   Status quantize_linear(BlockEdit& block, const TensorSpec& spec, const StageInput& input,
                          const HessianFactor* factor, const HessianFactor* match_factor,
                          const std::vector<float>& importance,

@@ -108,7 +108,7 @@ Result<double> DivergenceProbe::divergence(int block, const std::vector<const Te
     source_->set(spec->name,
                  WeightData{.form = std::make_shared<const QuantizedTensor>(std::move(rounded.tensor)),
                             .transposed = spec->transposed});
-    PARE_CHECK(model_->reload(block, spec->role));
+    PARE_CHECK(model_->reload(block, spec->role, spec->expert));
   }
   std::memcpy(trial_.mutable_raw(), hidden_.raw(), hidden_.size_bytes());
   for (int later = block; later < int(model_->config().block_count()); ++later)
@@ -118,7 +118,7 @@ Result<double> DivergenceProbe::divergence(int block, const std::vector<const Te
   ops::divergence(original_, logits_, original_sum_, sum_, kl_);
   for (const TensorSpec* spec : linears) {
     source_->discard(spec->name);
-    PARE_CHECK(model_->reload(block, spec->role));
+    PARE_CHECK(model_->reload(block, spec->role, spec->expert));
   }
   double total = 0.0;
   for (int64_t i = 0; i < kl_.numel(); ++i) total += kl_.data<double>()[i];

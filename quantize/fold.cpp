@@ -102,6 +102,7 @@ bool can_fold(const BlockEdit& block, Site site, std::string* reason) {
   std::string why;
   if (site == Site::mlp_out && !config.gated_mlp && config.activation != Activation::relu)
     why = "the activation between is not homogeneous";
+  if (site == Site::mlp_out && block.is_mixture()) why = "every expert has inputs of its own";
   if (config.post_sublayer_norms && site == Site::attention_in) why = "the norm also feeds the residual";
   if (reason != nullptr) *reason = why;
   return why.empty();
@@ -131,7 +132,12 @@ Status fold_scale(BlockEdit& block, Site site, std::span<const float> scale) {
     scale_columns(weight, scale);
     PARE_CHECK(block.replace(*linear, weight, DType::f32));
   }
-  return {};
+  // A router reads the same norm as its experts.
+  const TensorSpec* router = site == Site::mlp_in ? block.find(Role::router) : nullptr;
+  if (router == nullptr) return {};
+  PARE_TRY(Tensor weight, block.values(*router));
+  scale_columns(weight, scale);
+  return block.replace(*router, weight, DType::f32);
 }
 
 }  // namespace pare

@@ -4,9 +4,9 @@
 
 #include <algorithm>
 
-#include "quantize/divergence_probe.h"
 #include "calibrate/input_check.h"
 #include "calibrate/output_error.h"
+#include "quantize/divergence_probe.h"
 #include "quantize/quantizer.h"
 
 namespace pare {
@@ -36,11 +36,12 @@ class ErrorStep final : public Step {
   ErrorStep(const std::function<bool(const TensorSpec&)>& selected, const SensitivityOptions& options)
       : selected_(selected), options_(options) {}
 
+  bool takes_experts() const override { return true; }
   StatisticSet wanted(int, Site) const override { return {Statistic::second_moment}; }
 
   Status compress(BlockEdit& block, const StageInput& input) override {
     UnitSensitivity unit;
-    unit.name = fmt::format("block {} {}", block.index(), site_name(input.site));
+    unit.name = fmt::format("block {} {}", block.index(), site_text(input.site, input.expert));
     unit.choices.name = unit.name;
     unit.choices.choices.resize(options_.candidates.size() + 1);
     std::vector<float> importance;
@@ -48,7 +49,7 @@ class ErrorStep final : public Step {
     for (int64_t j = 0; j < moment.size(0); ++j)
       importance.push_back(moment.data<float>()[j * moment.size(0) + j]);
     double energy = 0.0;
-    for (const TensorSpec* spec : block.linears(input.site)) {
+    for (const TensorSpec* spec : block.linears(input.site, input.expert)) {
       if (!selected_(*spec)) continue;
       unit.tensors.push_back(spec->name);
       PARE_TRY(const Tensor weight, block.values(*spec));
@@ -65,6 +66,16 @@ class ErrorStep final : public Step {
       unit.choices.choices.back().bytes += block.source().find(spec->name)->bytes;
     }
     if (unit.tensors.empty()) return {};
+    // Without tokens nothing would seem to matter, and the expert would get the fewest bits.
+    if (input.expert >= 0 && input.statistics.tokens < kStarvedTokens)
+      return Error{
+          .exit = Exit::numeric,
+          .rule = "NU10",
+          .path = block.source().path(),
+          .where = unit.name,
+          .what = "too few tokens chose this expert to tell how many bits it needs; give more --samples",
+          .got = fmt::format("{} tokens", input.statistics.tokens),
+          .limit = fmt::format("at least {}", kStarvedTokens)};
     for (AllocationChoice& choice : unit.choices.choices) choice.cost /= energy > 0.0 ? energy : 1.0;
     units_.push_back(std::move(unit));
     return {};

@@ -42,6 +42,7 @@ const Family kFamilies[] = {
        "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
        "head_dim": 10})",
      true},
+    {"Mixture", test::kTinyMixtral, false},
 };
 
 class Folds : public ::testing::TestWithParam<Family> {

@@ -59,5 +59,9 @@ inline constexpr const char* kTinyLlama = R"({
 inline constexpr const char* kTinyGpt2 = R"({
   "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "vocab_size": 40, "n_embd": 24, "n_layer": 2, "n_head": 3,
   "n_positions": 32})";
+inline constexpr const char* kTinyMixtral = R"({
+  "architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "vocab_size": 40, "hidden_size": 24,
+  "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+  "num_local_experts": 5, "num_experts_per_tok": 2, "max_position_embeddings": 64})";
 
 }  // namespace pare::test

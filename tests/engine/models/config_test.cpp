@@ -280,6 +280,34 @@ TEST(Config, QwenWindows) {
   EXPECT_THAT(format_error(wrong.error()), HasSubstr("layer_types"));
 }
 
+TEST(Config, MixtralKeys) {
+  const std::string changes =
+      R"("architectures": ["MixtralForCausalLM"], "intermediate_size": 96, "-rope_theta": 0)";
+  const ModelConfig plain = test::checked(configure(with(kLlama, "{" + changes + "}")));
+  EXPECT_EQ(plain.blocks[0].experts, 8);
+  EXPECT_EQ(plain.blocks[0].experts_per_token, 2);
+  EXPECT_EQ(plain.blocks[0].sliding_window, 0) << "unlike Mistral's";
+  EXPECT_EQ(plain.rope.theta, 1e6);
+  const ModelConfig chosen = test::checked(
+      configure(with(kLlama, "{" + changes + R"(, "num_local_experts": 4, "num_experts_per_tok": 4,
+                   "sliding_window": 16, "rms_norm_eps": 1e-4})")));
+  for (const BlockConfig& block : chosen.blocks) {
+    EXPECT_EQ(block.experts, 4);
+    EXPECT_EQ(block.experts_per_token, 4);
+    EXPECT_EQ(block.sliding_window, 16);
+  }
+  EXPECT_EQ(chosen.norm_eps, 1e-4);
+  const char* const wrong[] = {R"(, "num_local_experts": 4, "num_experts_per_tok": 5})",
+                               R"(, "num_experts_per_tok": 0})", R"(, "num_local_experts": 0})",
+                               R"(, "num_local_experts": 4097})", R"(, "num_local_experts": "8"})"};
+  for (const char* change : wrong) {
+    const auto refused = configure(with(kLlama, "{" + changes + change));
+    ASSERT_FALSE(refused) << change;
+    EXPECT_EQ(refused.error().exit, Exit::malformed) << change;
+    EXPECT_THAT(format_error(refused.error()), HasSubstr("num_")) << change;
+  }
+}
+
 TEST(Config, TextPartIsMergedAndOtherPartsAreRefused) {
   const Json merged = test::checked(
       language_config(parsed(R"({"hidden_size": 1, "a": 2, "text_config": {"hidden_size": 64}})"), "p"));

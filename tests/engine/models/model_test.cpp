@@ -32,9 +32,7 @@ const char* const kConfigs[] = {
         "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 10})",
     R"({"architectures": ["GPT2LMHeadModel"], "vocab_size": 40, "n_embd": 24, "n_layer": 3, "n_head": 2, "n_positions": 16,
         "scale_attn_by_inverse_layer_idx": true, "tie_word_embeddings": false, "activation_function": "gelu"})",
-    R"({"architectures": ["MixtralForCausalLM"], "vocab_size": 40, "hidden_size": 24, "intermediate_size": 40,
-        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 5,
-        "num_experts_per_tok": 2})",
+    test::kTinyMixtral,
 };
 
 class Laws : public ::testing::TestWithParam<std::tuple<int, test::Arithmetic>> {

@@ -24,9 +24,7 @@ const char* const kConfigs[] = {
         "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 10})",
     R"({"architectures": ["MistralForCausalLM"], "vocab_size": 40, "hidden_size": 24, "intermediate_size": 40,
         "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4, "sliding_window": 4})",
-    R"({"architectures": ["MixtralForCausalLM"], "vocab_size": 40, "hidden_size": 24, "intermediate_size": 40,
-        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 5,
-        "num_experts_per_tok": 2})",
+    test::kTinyMixtral,
 };
 
 bool same_bytes(const Tensor& a, const Tensor& b) {
