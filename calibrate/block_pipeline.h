@@ -9,6 +9,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -68,6 +69,16 @@ class BlockPipeline {
   // Runs the unchanged block and shows what entered and left it, f32 [tokens, hidden], chunk by chunk. Rows
   // are the tokens of whole windows in order.
   Status pass_block(int index, const std::function<Status(const Tensor& before, const Tensor& after)>& look);
+
+  // The same for the experts of a mixture, one after the other in each chunk: the shares that the tokens
+  // which chose the expert give it, and its outputs for them, f32 [tokens, hidden]. Experts without tokens in
+  // a chunk are left out. Exit 4 for a block that is no mixture.
+  struct ExpertOutputs {
+    int expert;
+    std::span<const float> shares;
+    const Tensor& outputs;
+  };
+  Status pass_experts(int index, const std::function<Status(const ExpertOutputs&)>& look);
 
   // Hidden states entering the next block, as chunks in order; of the original model after those of the
   // compressed one.

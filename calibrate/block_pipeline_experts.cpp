@@ -79,4 +79,49 @@ Status BlockPipeline::collect_expert(int index, int expert, StatisticSet wanted,
   return {};
 }
 
+Status BlockPipeline::pass_experts(int index, const std::function<Status(const ExpertOutputs&)>& look) {
+  const BlockConfig& shape = stream_->shape(index);
+  if (!shape.is_mixture())
+    return Error{.exit = Exit::unsupported,
+                 .rule = "CF10",
+                 .path = source_->path(),
+                 .where = fmt::format("block {}", index),
+                 .what = "not a mixture of experts",
+                 .got = {},
+                 .limit = {}};
+  const ExpertSlots slots = ExpertSlots::of(shape);
+  Model& model = *stream_->model;
+  PARE_CHECK(model.load_block(index));
+  for (int64_t chunk = 0; chunk < stream_->hidden.chunks(); ++chunk) {
+    const Workspace::Scope scope(workspace_);
+    const Batch rows = batch(chunk);
+    const int64_t tokens = rows.tokens(), hidden_size = stream_->hidden.channels();
+    PARE_TRY(Tensor hidden, stream_->hidden.read(chunk, workspace_.take(DType::f32, {tokens, hidden_size})));
+    Tensor normed = workspace_.take(DType::f32, {tokens, hidden_size});
+    Tensor mixed = workspace_.take(DType::f32, {tokens, model.site_channels(index, Site::attention_out)});
+    Tensor inner = workspace_.take(DType::f32, {tokens, slots.row_width()});
+    PARE_CHECK(model.produce(index, Site::attention_in, rows, hidden, normed, workspace_));
+    PARE_CHECK(model.produce(index, Site::attention_out, rows, normed, mixed, workspace_));
+    model.consume(index, Site::attention_out, mixed, hidden, workspace_);
+    PARE_CHECK(model.produce(index, Site::mlp_in, rows, hidden, normed, workspace_));
+    PARE_CHECK(model.produce(index, Site::mlp_out, rows, normed, inner, workspace_));
+    Tensor all_values = workspace_.take(DType::f32, {tokens, slots.channels});
+    std::vector<float> shares;
+    for (int expert = 0; expert < int(shape.experts); ++expert) {
+      const int64_t count = slots.gather(inner, 0, tokens, expert, all_values);
+      if (count == 0) continue;
+      slots.shares(inner, expert, shares);
+      // The input of the block's second half is not needed any more.
+      Tensor outputs = normed.rows(0, count);
+      model.expert_output(index, expert, all_values.rows(0, count), outputs, workspace_);
+      PARE_CHECK(look({.expert = expert, .shares = shares, .outputs = outputs}));
+    }
+    model.consume(index, Site::mlp_out, inner, hidden, workspace_);
+    PARE_CHECK(stream_->hidden.write(chunk, hidden));
+    PARE_CHECK(options_.advance(tokens));
+  }
+  model.drop_block(index);
+  return {};
+}
+
 }  // namespace pare

@@ -144,6 +144,12 @@ void Block::consume(Site site, const Tensor& x, Tensor& hidden, Workspace& works
   linear.multiply(x, /*accumulate=*/true, hidden, workspace);
 }
 
+void Block::expert_output(int expert, const Tensor& inner, Tensor& out, Workspace& workspace) const {
+  PARE_ASSERT(expert >= 0 && expert < int(experts_.experts.size()), "[block] expert {} of {}", expert,
+              experts_.experts.size());
+  experts_.experts[size_t(expert)].down.multiply(inner, /*accumulate=*/false, out, workspace);
+}
+
 int64_t Block::site_channels(Site site) const {
   switch (site) {
     case Site::attention_out:

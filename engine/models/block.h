@@ -37,6 +37,8 @@ class Block {
   // shares).
   void consume(Site site, const Tensor& x, Tensor& hidden, Workspace& workspace) const;
   int64_t site_channels(Site site) const;
+  // out = down_e(inner): what one expert of a mixture gives, before its share.
+  void expert_output(int expert, const Tensor& inner, Tensor& out, Workspace& workspace) const;
   // Loads the part of this role (of an expert) again, after the source has changed. Biases and norms
   // included.
   Status reload(const WeightSource& source, const ModelDescription& description, int index, Role role,

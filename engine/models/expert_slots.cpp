@@ -22,6 +22,16 @@ int64_t ExpertSlots::gather(const Tensor& x, int64_t begin, int64_t end, int exp
   return count;
 }
 
+void ExpertSlots::shares(const Tensor& x, int expert, std::vector<float>& out) const {
+  out.clear();
+  for (int64_t row = 0; row < x.size(0); ++row) {
+    for (int64_t slot = 0; slot < per_token; ++slot) {
+      const float* from = at(x, row, slot);
+      if (ExpertSlots::expert(from) == expert) out.push_back(share(from));
+    }
+  }
+}
+
 Tensor ExpertSlots::compact(const Tensor& x) const {
   PARE_ASSERT(x.size(1) == row_width() && x.is_contiguous(), "[expert_slots] x {}", x.shape().text());
   const int64_t slots = x.size(0) * per_token;

@@ -6,6 +6,8 @@
 // to the router meanwhile, and takes per_token / experts of what all experts would need.
 #pragma once
 
+#include <vector>
+
 #include "engine/models/model_config.h"
 #include "engine/tensor/tensor.h"
 
@@ -32,6 +34,8 @@ struct ExpertSlots {
   // The inputs that one expert gets from rows [begin, end) of x, in the order of the tokens, into the first
   // rows of out f32 [>= end - begin, channels]. Returns how many.
   int64_t gather(const Tensor& x, int64_t begin, int64_t end, int expert, Tensor& out) const;
+  // The shares that the same rows give the expert, in the order of all tokens of x.
+  void shares(const Tensor& x, int expert, std::vector<float>& out) const;
   // Moves the inputs of all slots to the front of x, which is used up: f32 [tokens * per_token, channels].
   Tensor compact(const Tensor& x) const;
 };

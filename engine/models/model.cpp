@@ -239,6 +239,11 @@ void Model::consume(int index, Site site, const Tensor& x, Tensor& hidden, Works
   blocks_[size_t(index)]->consume(site, x, hidden, workspace);
 }
 
+void Model::expert_output(int index, int expert, const Tensor& inner, Tensor& out,
+                          Workspace& workspace) const {
+  blocks_[size_t(index)]->expert_output(expert, inner, out, workspace);
+}
+
 int64_t Model::site_channels(int index, Site site) const {
   return blocks_[size_t(index)]->site_channels(site);
 }

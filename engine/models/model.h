@@ -77,6 +77,9 @@ class Model {
                  Workspace& workspace);
   void consume(int index, Site site, const Tensor& x, Tensor& hidden, Workspace& workspace) const;
   int64_t site_channels(int index, Site site) const;  // of a loaded block
+  // What one expert of a mixture gives, unweighted: out f32 [tokens, hidden] = down(inner), inner f32
+  // [tokens, intermediate size] from its slots (expert_slots.h).
+  void expert_output(int index, int expert, const Tensor& inner, Tensor& out, Workspace& workspace) const;
   // Loads one part (of an expert) of a loaded block again, after the source has changed.
   Status reload(int index, Role role, int expert = -1);
   // Final norm and head of `rows` (f32 [n, hidden], a slice of hidden) into logits f32 [n, vocabulary].

@@ -8,12 +8,12 @@ namespace {
 
 // How a family names its sizes; an empty name: the config has no such key.
 struct SizeKeys {
-  std::string_view hidden, intermediate, layers, heads, kv_heads, head_dim, vocabulary;
+  std::string_view hidden, intermediate, layers, heads, kv_heads, head_dim, vocabulary, experts;
 };
 constexpr SizeKeys kLlamaKeys{"hidden_size",         "intermediate_size",   "num_hidden_layers",
                               "num_attention_heads", "num_key_value_heads", "head_dim",
-                              "vocab_size"};
-constexpr SizeKeys kGpt2Keys{"n_embd", "n_inner", "n_layer", "n_head", "", "", "vocab_size"};
+                              "vocab_size",          "num_local_experts"};
+constexpr SizeKeys kGpt2Keys{"n_embd", "n_inner", "n_layer", "n_head", "", "", "vocab_size", ""};
 
 void set_size(Json& config, std::string_view key, int64_t before, int64_t after) {
   if (before != after) config[key] = Json(after);
@@ -95,6 +95,7 @@ std::string cut_config_text(const WeightSource& source, const ModelDescription& 
   set_size(config, keys.intermediate, old_block.intermediate_size, new_block.intermediate_size);
   set_size(config, keys.layers, before.block_count(), after.block_count());
   set_size(config, keys.heads, old_block.heads, new_block.heads);
+  set_size(config, keys.experts, old_block.experts, new_block.experts);
   set_size(config, keys.vocabulary, before.vocabulary_size, after.vocabulary_size);
   const bool head_size_open = before.hidden_size != after.hidden_size || old_block.heads != new_block.heads ||
                               old_block.kv_heads != new_block.kv_heads;

@@ -10,6 +10,7 @@ namespace pare {
 // All blocks alike, as a plain checkpoint has them.
 struct ModelShape {
   int64_t layers = 0, hidden = 0, heads = 0, kv_heads = 0, head_dim = 0, intermediate = 0, vocabulary = 0;
+  int64_t experts = 0, experts_per_token = 0;  // of mixtures, else 0; the second is not changed
   bool operator==(const ModelShape&) const = default;
 };
 
@@ -21,10 +22,14 @@ ModelConfig resized(const ModelConfig& config, const ModelShape& shape);
 
 struct ModelCost {
   int64_t parameters = 0;
-  int64_t linear_weights = 0;  // of the blocks and the head: multiplications per token, attention left out
-  int64_t kv_values = 0;       // numbers that a token leaves in the cache
+  // Of the blocks and the head: multiplications per token, attention left out. Of a mixture the experts that
+  // a token takes.
+  int64_t linear_weights = 0;
+  int64_t kv_values = 0;  // numbers that a token leaves in the cache
   bool operator==(const ModelCost&) const = default;
 };
+// Whether a token passes this linear, or one as large in its place: of a mixture as many experts as it takes.
+bool is_used_by_token(const ModelConfig& config, const TensorSpec& spec);
 ModelCost cost_of(const Architecture& family, const ModelConfig& config);
 
 }  // namespace pare

@@ -22,10 +22,11 @@ std::vector<TensorSpec> cut_specs(const ModelDescription& model, const ModelConf
 }
 
 // The tensor of the uncut model that this one comes from; nullptr when the model does without.
-const TensorSpec* origin_of(const ModelDescription& model, const TensorSpec& spec, int block,
+const TensorSpec* origin_of(const ModelDescription& model, const TensorSpec& spec, int block, int expert,
                             const std::string& owner) {
   for (const TensorSpec& candidate : model.tensors)
-    if (candidate.block == block && candidate.role == spec.role && candidate.owner == owner)
+    if (candidate.block == block && candidate.role == spec.role && candidate.expert == expert &&
+        candidate.owner == owner)
       return &candidate;
   return nullptr;
 }
@@ -60,7 +61,8 @@ Result<std::shared_ptr<const SlicedSource>> SlicedSource::create(std::shared_ptr
       if (known == renamed.end()) continue;  // its linear is not there either
       owner = known->second;
     }
-    const TensorSpec* from = origin_of(model, spec, block, owner);
+    const int expert = spec.expert < 0 ? -1 : int(source->kept_.experts[size_t(block)][size_t(spec.expert)]);
+    const TensorSpec* from = origin_of(model, spec, block, expert, owner);
     if (from == nullptr) continue;  // not required
     renamed[spec.name] = from->name;
     PARE_CHECK(source->add(model, *from, spec));

@@ -35,6 +35,8 @@ class StructuredStep final : public JobStep {
   StructuredStep(const ModelDescription& model, std::shared_ptr<const WeightSource> original,
                  StepOptions options);
 
+  // Nothing inside experts is cut (check_structures()), so there is nothing to tell apart.
+  bool takes_experts() const override { return true; }
   StatisticSet wanted(int block, Site site) const override;
   bool wants_cross_moment() const override;
   Status edit(BlockEdit& block, const std::map<Site, SiteStatistics>& survey) override;

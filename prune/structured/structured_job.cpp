@@ -12,6 +12,7 @@
 #include "engine/core/memory.h"
 #include "engine/core/signals.h"
 #include "engine/tensor/tensor_scan.h"
+#include "prune/structured/experts.h"
 #include "prune/structured/hidden_choice.h"
 #include "prune/structured/layer_choice.h"
 #include "prune/structured/select.h"
@@ -28,10 +29,15 @@ struct SizeKey {
   int64_t ModelShape::*size;
 };
 constexpr std::array kSizeKeys = {
-    SizeKey{"layers", &ModelShape::layers},         SizeKey{"hidden", &ModelShape::hidden},
-    SizeKey{"heads", &ModelShape::heads},           SizeKey{"kv_heads", &ModelShape::kv_heads},
-    SizeKey{"head_dim", &ModelShape::head_dim},     SizeKey{"intermediate", &ModelShape::intermediate},
+    SizeKey{"layers", &ModelShape::layers},
+    SizeKey{"hidden", &ModelShape::hidden},
+    SizeKey{"heads", &ModelShape::heads},
+    SizeKey{"kv_heads", &ModelShape::kv_heads},
+    SizeKey{"head_dim", &ModelShape::head_dim},
+    SizeKey{"intermediate", &ModelShape::intermediate},
     SizeKey{"vocabulary", &ModelShape::vocabulary},
+    SizeKey{"experts", &ModelShape::experts},
+    SizeKey{"experts_per_token", &ModelShape::experts_per_token},
 };
 
 Error damaged(const JobFolder& folder) {
@@ -48,6 +54,7 @@ Error damaged(const JobFolder& folder) {
 struct Choices {
   ModelShape sizes;
   std::vector<int64_t> layers, hidden, vocabulary;  // kept
+  std::vector<std::vector<int64_t>> experts;        // of each kept layer
   std::vector<double> norm_factors;
   Json details;  // scores, for reports
 };
@@ -59,6 +66,9 @@ Json to_json(const Choices& choices, const ModelConfig& config) {
   json["layers"] = mask_text(choices.layers, config.block_count());
   json["hidden"] = mask_text(choices.hidden, config.hidden_size);
   json["vocabulary"] = mask_text(choices.vocabulary, config.vocabulary_size);
+  Json& experts = json["experts"] = Json::array();
+  for (size_t i = 0; i < choices.experts.size(); ++i)
+    experts.push_back(mask_text(choices.experts[i], config.blocks[size_t(choices.layers[i])].experts));
   Json factors = Json::array();
   for (const double factor : choices.norm_factors) factors.push_back(Json(factor));
   json["norm_factors"] = std::move(factors);
@@ -93,6 +103,17 @@ Result<Choices> read_choices(const JobFolder& folder, const ModelConfig& config)
       !mask("hidden", config.hidden_size, choices.hidden) ||
       !mask("vocabulary", config.vocabulary_size, choices.vocabulary))
     return damaged(folder);
+  const Json* experts = json->find("experts");
+  if (experts == nullptr || !experts->is_array() || experts->size() != choices.layers.size())
+    return damaged(folder);
+  for (size_t i = 0; i < choices.layers.size(); ++i) {
+    const Json& text = (*experts)[i];
+    auto units = text.is_string()
+                     ? units_of_mask(text.as_string(), config.blocks[size_t(choices.layers[i])].experts)
+                     : std::nullopt;
+    if (!units) return damaged(folder);
+    choices.experts.push_back(*std::move(units));
+  }
   for (const Json& factor : factors->items()) {
     if (!factor.is_number()) return damaged(folder);
     choices.norm_factors.push_back(factor.as_double());
@@ -105,7 +126,8 @@ Result<Choices> read_choices(const JobFolder& folder, const ModelConfig& config)
 struct Stages {
   std::shared_ptr<const WeightSource> shallow;  // without the dropped layers
   ModelDescription shallow_model;
-  std::shared_ptr<const WeightSource> narrow;  // and without the dropped dimensions, gains corrected
+  std::shared_ptr<const WeightSource>
+      narrow;  // and without the dropped dimensions (gains corrected), experts
   ModelDescription narrow_model;
 };
 
@@ -122,10 +144,14 @@ Result<Stages> make_stages(const StructuredJob& job, const Choices& choices) {
   stages.narrow = stages.shallow;
   stages.narrow_model = stages.shallow_model;
   kept = all_units(stages.shallow_model.config);
-  if (kept.hidden == choices.hidden) return stages;
+  const bool is_narrower = kept.hidden != choices.hidden;
+  if (!is_narrower && kept.experts == choices.experts) return stages;
   kept.hidden = choices.hidden;
+  kept.experts = choices.experts;
   PARE_TRY(const auto sliced_model, SlicedSource::create(stages.shallow, stages.shallow_model, kept));
   PARE_TRY(stages.narrow_model, describe_model(*sliced_model));
+  stages.narrow = sliced_model;
+  if (!is_narrower) return stages;
   const auto corrected = std::make_shared<EditedSource>(sliced_model);
   PARE_CHECK(scale_norms(*corrected, stages.narrow_model, choices.norm_factors));
   stages.narrow = corrected;
@@ -135,7 +161,7 @@ Result<Stages> make_stages(const StructuredJob& job, const Choices& choices) {
 StepOptions step_options(const StructuredJob& job, const Choices& choices, const Stages& stages) {
   const StructuredOptions& options = job.options;
   const ModelShape& sizes = choices.sizes;
-  const bool is_narrower = stages.narrow != stages.shallow;
+  const bool is_narrower = sizes.hidden < job.model.config.hidden_size;
   StepOptions step;
   step.channels = sizes.intermediate;
   step.kv_heads = sizes.kv_heads;
@@ -273,6 +299,20 @@ Status choose_hidden(const StructuredJob& job, const JobFolder& folder, Choices&
   return {};
 }
 
+Status choose_experts(const StructuredJob& job, const JobFolder& folder, Choices& choices) {
+  const StructuredOptions& options = job.options;
+  if (options.sizes.experts == job.model.config.blocks.front().experts) return {};
+  if (options.expert_score == UnitScore::activation && job.windows.samples == 0)
+    return without_data(job, Structure::experts, options.expert_score);
+  PARE_TRY(const Stages stages, make_stages(job, choices));
+  PARE_TRY(const std::vector<ExpertScores> scores,
+           score_experts(stages.narrow, stages.narrow_model, options.expert_score, job.windows,
+                         pipeline_options(job, folder)));
+  choices.experts = keep_experts(scores, options.sizes.experts);
+  choices.details["experts"] = expert_summary(scores);
+  return {};
+}
+
 }  // namespace
 
 bool needs_data(const StructuredOptions& options, const ModelConfig& config) {
@@ -280,6 +320,7 @@ bool needs_data(const StructuredOptions& options, const ModelConfig& config) {
   const bool cuts_mlp = options.sizes.intermediate < block.intermediate_size;
   const bool cuts_heads = options.sizes.heads < block.heads;
   const bool cuts_hidden = options.sizes.hidden < config.hidden_size;
+  if (options.sizes.experts < block.experts && options.expert_score != UnitScore::weight) return true;
   if (options.repair && (cuts_mlp || cuts_heads || cuts_hidden)) return true;
   const bool scores_layers = options.sizes.layers < config.block_count() && !options.dropped_layers &&
                              options.layer_score != UnitScore::weight;
@@ -304,7 +345,10 @@ Status decide_units(StructuredJob& job, JobFolder& folder) {
   choices.hidden = whole.hidden;
   choices.vocabulary = whole.vocabulary;
   PARE_CHECK(choose_layers(job, folder, choices));
+  for (const int64_t layer : choices.layers)
+    choices.experts.push_back(all_units(job.model.config.blocks[size_t(layer)].experts));
   PARE_CHECK(choose_hidden(job, folder, choices));
+  PARE_CHECK(choose_experts(job, folder, choices));
   if (options.cut_vocabulary) {
     PARE_TRY(choices.vocabulary,
              choose_vocabulary(*job.source, job.model.config.vocabulary_size, options.token_counts,
@@ -402,6 +446,8 @@ Status write_structured(const StructuredJob& job, const JobFolder& folder, const
     const bool is_smaller =
         role != Role::bias && before != job.model.tensors.end() && !(before->shape == spec.shape);
     if (is_smaller || extra != nullptr) record.method_asked = record.method_applied = "structured";
+    if (spec.expert >= 0 && choices.sizes.experts < job.model.config.blocks.front().experts)
+      record.extra["expert_before"] = Json(choices.experts[size_t(spec.block)][size_t(spec.expert)]);
     if (is_smaller) record.extra["rows_before"] = Json(before->shape[0]);
     if (is_smaller && before->shape.rank() == 2) record.extra["columns_before"] = Json(before->shape[1]);
     if (extra != nullptr)

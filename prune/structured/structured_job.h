@@ -1,12 +1,12 @@
 // prune/structured/structured_job.h: structured pruning of a whole model as a job that can be stopped and
 // resumed.
 //
-//   decide_units   layers, hidden dimensions and vocabulary, one choice each, committed together
+//   decide_units   layers, hidden dimensions, experts and vocabulary, one choice each, committed together
 //   run_structured heads and MLP channels block by block, on the model that those choices leave
 //   structured_model, write_structured: the result as a source, and into a sink
 //
-// Each structure is chosen on what the ones before leave: layers, hidden, heads, mlp, vocabulary. Experts
-// would be a further choice per block: a kind in units.h, a row in its table, and their scores in step.cpp.
+// Each structure is chosen on what the ones before leave: layers, hidden, experts, heads, mlp, vocabulary. A
+// mixture of experts keeps its hidden size, heads and channels (check_structures()).
 #pragma once
 
 #include <memory>
@@ -23,6 +23,7 @@ struct StructuredOptions {
   ModelShape sizes;  // that are left; the vocabulary is what choose_vocabulary() gives
   UnitScore layer_score = UnitScore::influence, hidden_score = UnitScore::activation;
   UnitScore head_score = UnitScore::activation, mlp_score = UnitScore::activation;
+  UnitScore expert_score = UnitScore::activation;
   bool repair = false, match_original = false, correct_norms = true;
   double damping = 0.01;
   int64_t keep_first = 4, keep_last = 2;               // layers that are never removed

@@ -59,6 +59,8 @@ ModelShape shrunk(const ModelShape& before, const TargetRequest& request, double
       shape.heads = before.kv_heads * left(queries);
     }
   }
+  if (asks(request, Structure::experts))
+    shape.experts = std::max(before.experts_per_token, left(before.experts));
   return shape;
 }
 
@@ -85,12 +87,20 @@ Result<ModelShape> by_share(const ModelShape& before, const TargetRequest& reque
         return before.hidden;
       case Structure::mlp:
         return before.intermediate;
+      case Structure::experts:
+        return before.experts;
       default:
         return request.head_units == HeadUnits::groups ? before.kv_heads : before.heads / before.kv_heads;
     }
   };
   for (const Structure structure : request.structures) {
-    if (structure == Structure::vocabulary || structure == Structure::experts) continue;
+    if (structure == Structure::vocabulary) continue;
+    const int64_t removed = units_removed(share, count_of(structure));
+    if (structure == Structure::experts && before.experts - removed < before.experts_per_token) {
+      return usage("--sparsity", "leaves fewer experts than every token takes",
+                   fmt::format("{} of {}", before.experts - removed, before.experts),
+                   fmt::format("at least {}", before.experts_per_token));
+    }
     if (units_removed(share, count_of(structure)) >= count_of(structure)) return emptied(structure);
     TargetRequest one = request;
     one.structures = {structure};
@@ -129,7 +139,8 @@ Status take_heads(const ModelShape& before, const TargetRequest& request, ModelS
 }
 
 bool has_sizes(const TargetRequest& request) {
-  return request.hidden || request.intermediate || request.layers || request.heads || request.kv_heads;
+  return request.hidden || request.intermediate || request.layers || request.heads || request.kv_heads ||
+         request.experts;
 }
 
 // Grows a shape step by step, the sizes that cost quality least to keep last, while `fits` says so.
@@ -156,6 +167,9 @@ Result<ModelShape> grown(ModelShape shape, const ModelShape& before, const Targe
           next.heads = std::min(before.heads, shape.heads + shape.kv_heads);
         }
         break;
+      case Structure::experts:
+        next.experts = std::min(before.experts, shape.experts + 1);
+        break;
       default:
         break;
     }
@@ -164,7 +178,7 @@ Result<ModelShape> grown(ModelShape shape, const ModelShape& before, const Targe
   for (bool has_grown = true; has_grown;) {
     has_grown = false;
     for (const Structure structure :
-         {Structure::hidden, Structure::layers, Structure::heads, Structure::mlp}) {
+         {Structure::hidden, Structure::layers, Structure::experts, Structure::heads, Structure::mlp}) {
       if (!asks(request, structure)) continue;
       const ModelShape next = larger(structure);
       if (next == shape) continue;
@@ -217,7 +231,7 @@ int64_t snapped(int64_t size, int64_t before, int64_t multiple) {
 Result<double> token_time(const Architecture& family, const ModelConfig& config, const LinearTime& time) {
   std::map<std::pair<int64_t, int64_t>, int64_t> shapes;  // and how often
   for (const TensorSpec& spec : family.describe(config, family.prefixes.front()))
-    if (spec.is_linear || spec.role == Role::lm_head) ++shapes[{spec.out(), spec.in()}];
+    if (is_used_by_token(config, spec)) ++shapes[{spec.out(), spec.in()}];
   if (config.tied_head) ++shapes[{config.vocabulary_size, config.hidden_size}];
   double total = 0.0;
   for (const auto& [shape, count] : shapes) {
@@ -259,6 +273,10 @@ Result<ModelShape> plan_shape(const Architecture& family, const ModelConfig& con
   PARE_CHECK(take_size(request.hidden, before.hidden, "--hidden", shape.hidden));
   PARE_CHECK(take_size(request.intermediate, before.intermediate, "--intermediate", shape.intermediate));
   PARE_CHECK(take_heads(before, request, shape));
+  PARE_CHECK(take_size(request.experts, before.experts, "--experts", shape.experts));
+  if (shape.experts < before.experts_per_token)
+    return usage("--experts", "fewer experts than every token takes", std::to_string(shape.experts),
+                 fmt::format("at least {}", before.experts_per_token));
   return shape;
 }
 

@@ -21,7 +21,7 @@ struct TargetRequest {
   std::optional<double> sparsity;     // share of the units of each structure, exact to a millionth
   std::optional<int64_t> parameters;  // at most
   std::optional<double> latency;      // at most this share of the time of one token
-  std::optional<int64_t> hidden, intermediate, layers, heads, kv_heads;
+  std::optional<int64_t> hidden, intermediate, layers, heads, kv_heads, experts;
   HeadUnits head_units = HeadUnits::groups;
   int64_t multiple = 64;  // hidden and intermediate sizes that are not asked for by number
 };

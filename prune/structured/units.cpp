@@ -56,6 +56,8 @@ constexpr std::array kTable = {
     row(Role::gate_up, Axis::in, UnitKind::hidden),
     row(Role::down, Axis::out, UnitKind::hidden),
     row(Role::down, Axis::in, UnitKind::channel),
+    row(Role::router, Axis::out, UnitKind::expert),
+    row(Role::router, Axis::in, UnitKind::hidden),
 };
 
 // One kind along an axis: how many units, how wide each, and which stay.
@@ -71,6 +73,8 @@ Segment segment_of(const ModelConfig& config, int block, UnitKind kind, const Ke
   const BlockConfig& shape = config.blocks[size_t(block)];
   const BlockUnits& units = kept.blocks[size_t(block)];
   switch (kind) {
+    case UnitKind::expert:
+      return {shape.experts, 1, &kept.experts[size_t(block)]};
     case UnitKind::channel:
       return {shape.intermediate_size, 1, &units.channels};
     case UnitKind::query_head:
@@ -85,9 +89,9 @@ struct FamilyRow {
   std::string_view model_type;
   bool has_head_size;  // config and code take a head_dim of their own
 };
-constexpr std::array kFamilies = {FamilyRow{"llama", true}, FamilyRow{"mistral", true},
-                                  FamilyRow{"qwen2", true}, FamilyRow{"qwen3", true},
-                                  FamilyRow{"gpt2", false}};
+constexpr std::array kFamilies = {FamilyRow{"llama", true},   FamilyRow{"mistral", true},
+                                  FamilyRow{"qwen2", true},   FamilyRow{"qwen3", true},
+                                  FamilyRow{"mixtral", true}, FamilyRow{"gpt2", false}};
 
 Error refused(const WeightSource& source, Structure structure, std::string what) {
   return Error{.exit = Exit::unsupported,
@@ -111,10 +115,13 @@ KeptUnits all_units(const ModelConfig& config) {
   KeptUnits kept{.layers = all_units(config.block_count()),
                  .hidden = all_units(config.hidden_size),
                  .vocabulary = all_units(config.vocabulary_size),
-                 .blocks = {}};
-  for (const BlockConfig& block : config.blocks)
+                 .blocks = {},
+                 .experts = {}};
+  for (const BlockConfig& block : config.blocks) {
     kept.blocks.push_back(
         {all_units(block.intermediate_size), all_units(block.heads), all_units(block.kv_heads)});
+    kept.experts.push_back(all_units(block.experts));
+  }
   return kept;
 }
 
@@ -129,11 +136,13 @@ ModelConfig cut_config(const ModelConfig& config, const KeptUnits& kept) {
     const BlockUnits& first = kept.blocks[size_t(kept.layers.front())];
     PARE_ASSERT(units.channels.size() == first.channels.size() &&
                     units.query_heads.size() == first.query_heads.size() &&
-                    units.kv_heads.size() == first.kv_heads.size(),
+                    units.kv_heads.size() == first.kv_heads.size() &&
+                    kept.experts[size_t(layer)].size() == kept.experts[size_t(kept.layers.front())].size(),
                 "[structured] layer {} keeps another number of units", layer);
     block.intermediate_size = int64_t(units.channels.size());
     block.heads = int64_t(units.query_heads.size());
     block.kv_heads = int64_t(units.kv_heads.size());
+    block.experts = int64_t(kept.experts[size_t(layer)].size());
     result.blocks.push_back(block);
   }
   return result;
@@ -174,11 +183,16 @@ Status check_structures(const WeightSource& source, const ModelDescription& mode
   const auto family = std::find_if(kFamilies.begin(), kFamilies.end(),
                                    [&](const FamilyRow& candidate) { return candidate.model_type == type; });
   for (const Structure structure : structures) {
-    if (structure == Structure::experts)
-      return refused(source, structure, fmt::format("{} has no experts", model.architecture->name));
     if (family == kFamilies.end())
       return refused(source, structure,
                      fmt::format("{} is not mapped to units yet", model.architecture->name));
+    const bool is_mixture = model.config.blocks.front().is_mixture();
+    if (structure == Structure::experts && !is_mixture)
+      return refused(source, structure, fmt::format("{} has no experts", model.architecture->name));
+    const bool fits_mixtures = structure == Structure::experts || structure == Structure::layers ||
+                               structure == Structure::vocabulary;
+    if (is_mixture && !fits_mixtures)
+      return refused(source, structure, "of a mixture only experts, layers and the vocabulary are cut yet");
     const bool is_sized = structure == Structure::heads || structure == Structure::hidden;
     if (is_sized && !family->has_head_size)
       return refused(source, structure,

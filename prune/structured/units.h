@@ -20,8 +20,9 @@ namespace pare {
 
 enum class Axis : uint8_t { out, in };  // of a vector: out
 
-// Units of a kind that a block has; experts come here as one more kind with a list per block.
-enum class UnitKind : uint8_t { hidden, vocabulary, channel, query_head, kv_head };
+// Units of a kind that a block has. An expert is a row of the router, and tensors of its own that go as a
+// whole.
+enum class UnitKind : uint8_t { hidden, vocabulary, channel, query_head, kv_head, expert };
 
 // Kept units, ascending.
 struct BlockUnits {
@@ -30,7 +31,8 @@ struct BlockUnits {
 };
 struct KeptUnits {
   std::vector<int64_t> layers, hidden, vocabulary;
-  std::vector<BlockUnits> blocks;  // per layer of the model that is cut, dropped ones included
+  std::vector<BlockUnits> blocks;             // per layer of the model that is cut, dropped ones included
+  std::vector<std::vector<int64_t>> experts;  // the same; empty for layers that are no mixtures
   bool operator==(const KeptUnits&) const = default;
 };
 
