@@ -20,6 +20,7 @@ enum class RandomPurpose : uint32_t {
   shuffling = 4,
   rotation_signs = 5,
   privacy_noise = 6,
+  random_projection = 7,
 };
 
 // Key = (seed, stream), counter = (index low, index high, step, purpose).
