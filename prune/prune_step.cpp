@@ -1,0 +1,311 @@
+#include "prune/prune_step.h"
+
+#include <fmt/core.h>
+
+#include <cmath>
+#include <cstring>
+
+#include "calibrate/output_error.h"
+#include "engine/core/text.h"
+#include "engine/tensor/tensor_scan.h"
+#include "prune/scores.h"
+
+namespace pare {
+namespace {
+
+constexpr std::pair<PruneMethod, std::string_view> kMethods[] = {{PruneMethod::magnitude, "magnitude"},
+                                                                 {PruneMethod::wanda, "wanda"},
+                                                                 {PruneMethod::sparsegpt, "sparsegpt"}};
+
+// Root of the diagonal of the second moment: the norms of the inputs.
+std::vector<float> input_norms(const SiteStatistics& statistics) {
+  std::vector<float> norms;
+  const float* h = statistics.second_moment.data<float>();
+  const int64_t n = statistics.channels;
+  for (int64_t j = 0; j < n; ++j) norms.push_back(float(std::sqrt(std::max(0.0, double(h[j * n + j])))));
+  return norms;
+}
+
+std::string place_of(const BlockEdit& block, Site site) {
+  return fmt::format("block {} {}", block.index(), site_name(site));
+}
+
+Error numeric(const BlockEdit& block, const char* rule, std::string where, const char* what,
+              std::string got) {
+  return Error{.exit = Exit::numeric,
+               .rule = rule,
+               .path = block.source().path(),
+               .where = std::move(where),
+               .what = what,
+               .got = std::move(got),
+               .limit = {}};
+}
+
+// How many heads stand along rows (q, k, v) or columns (o) of a matrix, one after the other.
+struct HeadSlices {
+  int64_t heads = 0, first = 0, size = 0;
+  bool along_rows = true;
+};
+
+std::vector<HeadSlices> head_slices(const ModelConfig& config, const TensorSpec& spec) {
+  if (spec.block < 0 || spec.block >= int(config.block_count())) return {};
+  const BlockConfig& shape = config.blocks[size_t(spec.block)];
+  const int64_t d = shape.head_dim;
+  switch (spec.role) {
+    case Role::query:
+      return {{shape.heads, 0, d, true}};
+    case Role::key:
+    case Role::value:
+      return {{shape.kv_heads, 0, d, true}};
+    case Role::qkv:
+      return {{shape.heads + 2 * shape.kv_heads, 0, d, true}};
+    case Role::attention_output:
+      return {{shape.heads, 0, d, false}};
+    default:
+      return {};
+  }
+}
+
+}  // namespace
+
+std::string_view prune_method_name(PruneMethod method) {
+  for (const auto& [value, name] : kMethods)
+    if (value == method) return name;
+  return "";
+}
+
+Result<PruneMethod> parse_prune_method(std::string_view name) {
+  for (const auto& [value, text] : kMethods)
+    if (text == name) return value;
+  for (const std::string_view gradient : {"taylor", "fisher", "obd", "gradient"}) {
+    if (name != gradient) continue;
+    return Error{.exit = Exit::unsupported,
+                 .rule = "RC08",
+                 .path = "--method",
+                 .where = {},
+                 .what = "needs gradients of the loss, which this version cannot compute",
+                 .got = quote(name),
+                 .limit = "magnitude, wanda, sparsegpt",
+                 .limit_label = "available"};
+  }
+  return Error{.exit = Exit::usage,
+               .rule = "CL06",
+               .path = "--method",
+               .where = {},
+               .what = "not a method of pruning",
+               .got = quote(name),
+               .limit = "magnitude, wanda, sparsegpt",
+               .limit_label = "expected"};
+}
+
+Status check_not_empty(const ModelDescription& model, const TensorSpec& spec, const Mask& mask,
+                       const std::string& path) {
+  const auto empty = [&](std::string what) {
+    return Error{.exit = Exit::numeric,
+                 .rule = "NU15",
+                 .path = path,
+                 .where = quote(spec.name),
+                 .what = std::move(what),
+                 .got = fmt::format("{:.4f} of its weights removed", mask.sparsity()),
+                 .limit = {}};
+  };
+  if (mask.kept_count() == 0) return empty("would lose all weights; --allow-empty lets it");
+  for (const HeadSlices& slices : head_slices(model.config, spec)) {
+    for (int64_t head = 0; head < slices.heads; ++head) {
+      const int64_t first = slices.first + head * slices.size;
+      bool has_kept = false;
+      for (int64_t i = 0; i < slices.size && !has_kept; ++i) {
+        const int64_t others = slices.along_rows ? mask.in() : mask.out();
+        for (int64_t j = 0; j < others && !has_kept; ++j)
+          has_kept = slices.along_rows ? mask.kept(first + i, j) : mask.kept(j, first + i);
+      }
+      if (!has_kept) return empty(fmt::format("head {} would lose all weights; --allow-empty lets it", head));
+    }
+  }
+  return {};
+}
+
+Result<std::optional<Mask>> zero_mask(const Tensor& weight) {
+  const int64_t out = weight.size(0), in = weight.size(1);
+  const float* data = weight.data<float>();
+  int64_t zeros = 0;
+  for (int64_t i = 0; i < out * in; ++i) zeros += data[i] == 0.0f;
+  if (zeros * 100 < out * in) return std::optional<Mask>();
+  PARE_TRY(Mask mask, Mask::all_kept(out, in));
+  for (int64_t r = 0; r < out; ++r)
+    for (int64_t c = 0; c < in; ++c)
+      if (data[r * in + c] == 0.0f) mask.set(r, c, false);
+  return std::optional(std::move(mask));
+}
+
+WeightChange weight_change(const Tensor& weight, const Tensor& pruned) {
+  double squared = 0.0, energy = 0.0, largest = 0.0;
+  const float* w = weight.data<float>();
+  const float* p = pruned.data<float>();
+  for (int64_t i = 0; i < weight.numel(); ++i) {
+    const double difference = double(w[i]) - double(p[i]);
+    squared += difference * difference;
+    energy += double(w[i]) * double(w[i]);
+    largest = std::max(largest, std::abs(difference));
+  }
+  return {.relative_error = energy > 0.0 ? std::sqrt(squared / energy) : 0.0, .max_error = largest};
+}
+
+TensorRecord pruned_record(const TensorSpec& spec, const PruneTarget& target, std::string_view method,
+                           int64_t kept, const WeightChange& change) {
+  TensorRecord record;
+  record.name = spec.name;
+  record.kind = "dense";
+  record.shape = {spec.out(), spec.in()};
+  record.method_asked = record.method_applied = std::string(method);
+  record.relative_error = change.relative_error;
+  record.max_error = change.max_error;
+  const auto weights = double(spec.out() * spec.in());
+  record.extra["target"] = target.text();
+  record.extra["pattern"] = target.pattern.text();
+  record.extra["sparsity_asked"] = double(target.removed(spec.out(), spec.in())) / weights;
+  record.extra["sparsity"] = 1.0 - double(kept) / weights;
+  record.extra["kept"] = Json(kept);
+  return record;
+}
+
+PruneStep::PruneStep(const ModelDescription& model, std::vector<std::optional<PruneTarget>> targets,
+                     PruneOptions options)
+    : model_(model), options_(std::move(options)) {
+  for (size_t i = 0; i < targets.size(); ++i)
+    if (targets[i]) targets_.emplace(model_.tensors[i].name, *targets[i]);
+}
+
+const PruneTarget* PruneStep::target_of(const TensorSpec& spec) const {
+  const auto found = targets_.find(spec.name);
+  return found == targets_.end() ? nullptr : &found->second;
+}
+
+bool PruneStep::has_work(int block, Site site) const {
+  for (const TensorSpec& spec : model_.tensors)
+    if (spec.block == block && spec.is_linear && spec.site == site && target_of(spec) != nullptr) return true;
+  return false;
+}
+
+StatisticSet PruneStep::survey(int block, Site site) const {
+  if (!options_.whole_block || !has_work(block, site)) return {};
+  return {Statistic::second_moment};
+}
+
+StatisticSet PruneStep::wanted(int block, Site site) const {
+  if (options_.whole_block || !has_work(block, site)) return {};
+  return {Statistic::second_moment};
+}
+
+Status PruneStep::edit(BlockEdit& block, const std::map<Site, SiteStatistics>& survey) {
+  if (!options_.whole_block) return {};
+  for (const auto& [site, statistics] : survey)
+    if (has_work(block.index(), site)) PARE_CHECK(prune_site(block, site, statistics));
+  return {};
+}
+
+Status PruneStep::compress(BlockEdit& block, const StageInput& input) {
+  if (options_.whole_block || !has_work(block.index(), input.site)) return {};
+  return prune_site(block, input.site, input.statistics);
+}
+
+Status PruneStep::prune_site(BlockEdit& block, Site site, const SiteStatistics& statistics) {
+  const std::string place = place_of(block, site);
+  if (Status checked = check_moment(statistics.second_moment, place); !checked) {
+    Error error = checked.error();
+    error.path = block.source().path();
+    return error;
+  }
+  std::optional<HessianFactor> factor;
+  if (options_.method == PruneMethod::sparsegpt) {
+    PARE_TRY(factor, factor_hessian(statistics.second_moment, options_.hessian, place));
+    if (factor->failed && !options_.allow_fallback)
+      return numeric(block, "NU08", place,
+                     "second moment is not positive definite with any damping; --allow-fallback prunes by "
+                     "magnitude instead",
+                     fmt::format("{:g}", factor->damping()));
+    if (factor->all_dead && !options_.allow_fallback)
+      return numeric(block, "NU10", place,
+                     "the inputs were zero for all tokens; --allow-fallback prunes by magnitude instead",
+                     fmt::format("{} tokens", statistics.tokens));
+  }
+  for (const TensorSpec* spec : block.linears(site))
+    if (target_of(*spec) != nullptr)
+      PARE_CHECK(prune_linear(block, *spec, statistics, factor ? &*factor : nullptr));
+  return {};
+}
+
+Status PruneStep::prune_linear(BlockEdit& block, const TensorSpec& spec, const SiteStatistics& statistics,
+                               const HessianFactor* factor) {
+  const PruneTarget& target = *target_of(spec);
+  const Tensor& moment = statistics.second_moment;
+  const std::string& path = block.source().path();
+  PARE_TRY(const Tensor weight, block.values(spec));
+  PARE_CHECK(require_finite(weight, spec.name, path));
+  const DType stored = block.source().find(spec.name)->dtype;  // of its values, whatever its form
+  const bool has_data = factor == nullptr || (!factor->failed && !factor->all_dead);
+  std::string fallback;
+  if (factor != nullptr && !has_data)
+    fallback = factor->failed ? "second moment not positive definite with any damping"
+                              : "the inputs were zero for all tokens";
+  std::optional<SparseGptOutput> swept;
+  std::optional<Mask> mask;
+  Tensor pruned;
+  if (options_.method == PruneMethod::sparsegpt && has_data) {
+    PARE_TRY(const std::optional<Mask> held, zero_mask(weight));
+    std::unique_ptr<ColumnRounder> rounder;
+    if (options_.rounder) {
+      PARE_TRY(rounder, options_.rounder(spec)(weight, *factor, moment, spec.name));
+    }
+    PARE_TRY(swept, sparsegpt(weight, *factor, target, options_.sparsegpt, held ? &*held : nullptr,
+                              rounder.get(), spec.name));
+    mask = std::move(swept->mask);
+    pruned = std::move(swept->weight);
+  } else {
+    const bool by_inputs = options_.method == PruneMethod::wanda;
+    PARE_TRY(const Tensor scores,
+             by_inputs ? wanda_scores(weight, input_norms(statistics)) : magnitude_scores(weight));
+    PARE_TRY(mask, select_weights(scores, target, options_.scope, spec.name));
+    PARE_TRY(pruned, Tensor::allocate(DType::f32, weight.shape()));
+    std::memcpy(pruned.mutable_raw(), weight.raw(), weight.size_bytes());
+    mask->apply(pruned);
+  }
+  if (!options_.allow_empty) PARE_CHECK(check_not_empty(model_, spec, *mask, path));
+  // What is reported is what is stored.
+  if (!swept || !swept->codes) {
+    PARE_TRY(pruned, converted(pruned, stored));
+    PARE_CHECK(require_finite(pruned, spec.name, path));
+    PARE_TRY(pruned, converted(pruned, DType::f32));
+  }
+  TensorRecord record = pruned_record(spec, target, prune_method_name(options_.method), mask->kept_count(),
+                                      weight_change(weight, pruned));
+  PARE_TRY(const double error, relative_output_error(weight, pruned, moment));
+  record.extra["output_error"] = error;
+  record.extra["tokens"] = Json(statistics.tokens);
+  int64_t dead = 0;
+  for (int64_t j = 0; j < statistics.channels; ++j)
+    dead += moment.data<float>()[j * statistics.channels + j] == 0.0f;
+  record.extra["dead_columns"] = Json(dead);
+  if (factor != nullptr && has_data) {
+    record.extra["damping"] = factor->damping();
+    record.extra["damping_retries"] = Json(int64_t(factor->retries()));
+    record.extra["loss"] = swept->loss;
+  }
+  if (!fallback.empty()) {
+    record.method_applied = "magnitude";
+    record.fallback = fallback;
+  }
+  if (swept && swept->codes) {
+    record.kind = "quantized";
+    record.scheme = swept->codes->scheme.text();
+    record.bits_per_weight = swept->codes->scheme.bits_per_weight(spec.out(), spec.in());
+    records_.push_back(std::move(record));
+    PARE_TRY(SparseTensor sparse, SparseTensor::from_quantized(*swept->codes, *mask, target.pattern));
+    return block.replace(spec, WeightData{.form = std::make_shared<const SparseTensor>(std::move(sparse))});
+  }
+  record.scheme = std::string(dtype_name(stored));
+  records_.push_back(std::move(record));
+  return block.replace(spec, pruned, stored);
+}
+
+}  // namespace pare

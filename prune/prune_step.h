@@ -1,0 +1,84 @@
+// prune/prune_step.h: the step that removes weights of one block with the statistics of its inputs.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "calibrate/block_job.h"
+#include "calibrate/column_sweep.h"
+#include "calibrate/hessian.h"
+#include "prune/select.h"
+#include "prune/sparsegpt.h"
+#include "prune/target.h"
+
+namespace pare {
+
+enum class PruneMethod : uint8_t { magnitude, wanda, sparsegpt };
+std::string_view prune_method_name(PruneMethod method);
+// Exit 4 for methods that need gradients, which this version does not have; 2 with the list for unknown
+// words.
+Result<PruneMethod> parse_prune_method(std::string_view name);
+
+struct PruneOptions {
+  PruneMethod method = PruneMethod::wanda;
+  Scope scope = Scope::row;
+  HessianOptions hessian{.damping = 0.01, .max_retries = 5, .act_order = false};
+  SparseGptOptions sparsegpt;
+  // All statistics of a block from before its pruning, as the published code of Wanda and SparseGPT takes
+  // them; else those of each site come from the pruned parts before it.
+  bool whole_block = false;
+  bool allow_fallback = false;  // magnitude where the inputs say nothing
+  bool allow_empty = false;     // matrices and heads may lose all weights
+  // Rounds the survivors of sparsegpt in the same sweep; null: they stay floats.
+  std::function<RounderFactory(const TensorSpec& spec)> rounder;
+};
+
+class PruneStep final : public JobStep {
+ public:
+  // targets: per tensor of `model`, in its order; tensors outside blocks are ignored.
+  PruneStep(const ModelDescription& model, std::vector<std::optional<PruneTarget>> targets,
+            PruneOptions options);
+
+  StatisticSet survey(int block, Site site) const override;
+  Status edit(BlockEdit& block, const std::map<Site, SiteStatistics>& survey) override;
+  StatisticSet wanted(int block, Site site) const override;
+  Status compress(BlockEdit& block, const StageInput& input) override;
+  std::vector<TensorRecord> take_records() override { return std::exchange(records_, {}); }
+
+ private:
+  const PruneTarget* target_of(const TensorSpec& spec) const;
+  bool has_work(int block, Site site) const;
+  Status prune_site(BlockEdit& block, Site site, const SiteStatistics& statistics);
+  Status prune_linear(BlockEdit& block, const TensorSpec& spec, const SiteStatistics& statistics,
+                      const HessianFactor* factor);
+
+  const ModelDescription& model_;
+  std::map<std::string, PruneTarget, std::less<>> targets_;  // by tensor
+  PruneOptions options_;
+  std::vector<TensorRecord> records_;
+};
+
+// NU15: exit 7 when a matrix, or the rows or columns of a head, lose everything.
+Status check_not_empty(const ModelDescription& model, const TensorSpec& spec, const Mask& mask,
+                       const std::string& path);
+
+// The zeros of a matrix f32 as a mask, when they are a pattern and not an accident: at least one in a
+// hundred.
+Result<std::optional<Mask>> zero_mask(const Tensor& weight);
+
+// How far the weights moved.
+struct WeightChange {
+  double relative_error = 0.0;  // ||W - What||_F / ||W||_F
+  double max_error = 0.0;       // max |W - What|
+};
+WeightChange weight_change(const Tensor& weight, const Tensor& pruned);  // both f32, contiguous
+
+// Manifest entry of a pruned matrix. kept: of the result.
+TensorRecord pruned_record(const TensorSpec& spec, const PruneTarget& target, std::string_view method,
+                           int64_t kept, const WeightChange& change);
+
+}  // namespace pare
