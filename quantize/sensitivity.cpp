@@ -4,9 +4,9 @@
 
 #include <algorithm>
 
+#include "calibrate/divergence_probe.h"
 #include "calibrate/input_check.h"
 #include "calibrate/output_error.h"
-#include "quantize/divergence_probe.h"
 #include "quantize/quantizer.h"
 
 namespace pare {
@@ -99,10 +99,19 @@ Status scale_by_divergence(std::shared_ptr<const WeightSource> source, const Cal
   PARE_ASSERT(place != options.candidates.end(), "[sensitivity] the probe {} is no candidate",
               options.probe.text());
   const size_t index = size_t(place - options.candidates.begin());
+  PARE_TRY(const QuantizeMethod* rtn, find_quantize_method("rtn"));
+  const auto round = [&](const TensorSpec& spec, const Tensor& weight) -> Result<WeightData> {
+    QuantizeOptions rounding;
+    rounding.clip_search = true;
+    rounding.clip.power = 2.0;
+    rounding.clamp_scales = true;  // a probe; what is written is rounded later
+    PARE_TRY(QuantizeOutput rounded, rtn->quantize(weight, options.probe, rounding, spec.name));
+    return WeightData{.form = std::make_shared<const QuantizedTensor>(std::move(rounded.tensor))};
+  };
   for (UnitSensitivity& unit : units) {
     std::vector<const TensorSpec*> linears;
     for (const std::string& name : unit.tensors) linears.push_back(model.find(name));
-    PARE_TRY(unit.divergence, probe->divergence(linears.front()->block, linears, options.probe));
+    PARE_TRY(unit.divergence, probe->divergence(linears.front()->block, linears, round));
     const double error = unit.choices.choices[index].cost;
     const double factor = error > 0.0 ? unit.divergence / error : 0.0;
     for (AllocationChoice& choice : unit.choices.choices) choice.cost *= factor;

@@ -1,6 +1,7 @@
-// quantize/divergence_probe.h: how far the model's output moves when one site of one block is rounded.
+// calibrate/divergence_probe.h: how far the model's output moves when one site of one block is compressed.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -18,10 +19,12 @@ class DivergenceProbe {
                                                          const CalibrationWindows& windows,
                                                          int64_t window_count, int64_t rows,
                                                          uint64_t memory_limit);
-  // Mean KL (nats per position) of the original's output from the output with these matrices rounded to
-  // `scheme` (plain rounding, best range). All belong to block `block`; blocks come in rising order.
+  // A matrix in place of another one; weight: f32 [out, in].
+  using Replacement = std::function<Result<WeightData>(const TensorSpec& spec, const Tensor& weight)>;
+  // Mean KL (nats per position) of the original's output from the output with these matrices replaced. All
+  // belong to block `block`; blocks come in rising order.
   Result<double> divergence(int block, const std::vector<const TensorSpec*>& linears,
-                            const QuantScheme& scheme);
+                            const Replacement& replacement);
 
  private:
   DivergenceProbe() = default;

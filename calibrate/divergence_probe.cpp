@@ -1,4 +1,4 @@
-#include "quantize/divergence_probe.h"
+#include "calibrate/divergence_probe.h"
 
 #include <algorithm>
 #include <cstring>
@@ -6,7 +6,6 @@
 #include "engine/core/memory.h"
 #include "engine/core/text.h"
 #include "engine/tensor/ops.h"
-#include "quantize/quantizer.h"
 
 namespace pare {
 namespace {
@@ -17,8 +16,8 @@ Error too_large(uint64_t limit, uint64_t need) {
                .path = "memory",
                .where = {},
                .what =
-                   "measuring divergences holds the whole model; raise --max-memory, or give --sensitivity "
-                   "output",
+                   "measuring divergences holds the whole model; raise --max-memory, or compare parts by "
+                   "their outputs (quantize: --sensitivity output; prune: --allocation owl)",
                .got = format_bytes(limit),
                .limit = format_bytes(need),
                .limit_label = "need"};
@@ -91,23 +90,22 @@ Status DivergenceProbe::advance_to(int block) {
 }
 
 Result<double> DivergenceProbe::divergence(int block, const std::vector<const TensorSpec*>& linears,
-                                           const QuantScheme& scheme) {
+                                           const Replacement& replacement) {
   PARE_CHECK(advance_to(block));
-  PARE_TRY(const QuantizeMethod* rtn, find_quantize_method("rtn"));
-  QuantizeOptions options;
-  options.clip_search = true;
-  options.clip.power = 2.0;
-  options.clamp_scales = true;  // a probe; what is written is rounded later
   for (const TensorSpec* spec : linears) {
     PARE_TRY(const WeightData data, source_->load(spec->name));
-    PARE_TRY(Tensor weight, converted(data.dense(), DType::f32));
+    PARE_TRY(Tensor weight, data.to_dense_tensor());
+    PARE_TRY(weight, converted(weight, DType::f32));
     if (spec->transposed) {
       PARE_TRY(weight, transposed(weight));
     }
-    PARE_TRY(QuantizeOutput rounded, rtn->quantize(weight, scheme, options, spec->name));
-    source_->set(spec->name,
-                 WeightData{.form = std::make_shared<const QuantizedTensor>(std::move(rounded.tensor)),
-                            .transposed = spec->transposed});
+    PARE_TRY(WeightData replaced, replacement(*spec, weight));
+    if (replaced.is_dense() && spec->transposed) {
+      PARE_TRY(Tensor turned, transposed(replaced.dense()));
+      replaced.form = std::move(turned);
+    }
+    replaced.transposed = !replaced.is_dense() && spec->transposed;
+    source_->set(spec->name, std::move(replaced));
     PARE_CHECK(model_->reload(block, spec->role, spec->expert));
   }
   std::memcpy(trial_.mutable_raw(), hidden_.raw(), hidden_.size_bytes());
