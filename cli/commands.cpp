@@ -7,6 +7,7 @@ namespace pare::cli {
 void add_all_commands(CLI::App& app, Commands& commands) {
   add_inspect(app, commands);
   add_calibrate(app, commands);
+  add_prune(app, commands);
   add_quantize(app, commands);
   add_evaluate(app, commands);
   add_export(app, commands);

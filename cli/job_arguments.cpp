@@ -94,6 +94,8 @@ void add_report_options(CLI::App& verb, JobArguments& arguments) {
                 "print a line per matrix: its format, bits and error (`pare report OUT` makes a page of all)")
       ->group("Report");
   verb.add_flag("--no-report", arguments.no_report, "do not measure the damage at the end")->group("Report");
+  verb.add_flag("--no-speed", arguments.no_speed, "do not measure the speed of both models at the end")
+      ->group("Report");
   verb.add_option("--fail-if", arguments.fail_if,
                   "exit 9 when this holds of the report: kl>0.05, top1<0.95, ratio>1.02, delta>0.5")
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)

@@ -24,6 +24,7 @@ struct JobArguments {
   int64_t report_tokens = 4096;
   bool no_report = false, report = false;  // report: a line per matrix
   std::vector<std::string> fail_if;
+  bool no_speed = false;  // of commands that measure it
   // The job.
   std::string work_dir;
   bool resume = false, restart = false, keep_work = false;

@@ -114,11 +114,36 @@ Result<std::shared_ptr<const WeightSource>> open_job_input(const JobArguments& a
   return open_source(arguments.model, common);
 }
 
+namespace {
+
+// Both models, in turns. Models that do not fit into the memory ceiling together with their caches are not
+// measured, and the report says so.
+Status measure_speeds(const JobArguments& arguments, const CommonOptions& common, FinishedJob& done,
+                      const std::function<Status()>& advance) {
+  PARE_TRY(const auto compressed, open_source(arguments.output.path, common));
+  SpeedOptions options;
+  options.advance = advance;
+  PARE_TRY(const uint64_t limit, memory_limit(common));
+  PARE_TRY(const uint64_t first, speed_memory(done.source, options));
+  PARE_TRY(const uint64_t second, speed_memory(compressed, options));
+  const uint64_t need = resident_bytes() + first + second;
+  if (need > limit) {
+    done.speed_note =
+        "both models together take " + format_bytes(need) + ", the memory ceiling is " + format_bytes(limit);
+    return {};
+  }
+  PARE_TRY(done.speed, compare_speed(done.source, compressed, options));
+  return {};
+}
+
+}  // namespace
+
 Status report_job(const JobArguments& arguments, const CommonOptions& common, FinishedJob& done,
                   const std::function<Status()>& advance) {
   if (!arguments.no_report && (!arguments.report_data.empty() || done.report_windows.samples > 0)) {
     PARE_TRY(done.damage, measure_damage(arguments, common, done.source, done.report_windows, advance));
   }
+  if (done.wants_speed && !arguments.no_speed) PARE_CHECK(measure_speeds(arguments, common, done, advance));
   done.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - done.start).count();
   PARE_TRY(done.output_bytes, bytes_on_disk(arguments.output.path));
   RunReport report;
@@ -135,6 +160,7 @@ Status report_job(const JobArguments& arguments, const CommonOptions& common, Fi
   report.output_bytes = done.output_bytes;
   done.complete(report);
   report.damage = done.damage;
+  report.speed = done.speed;
   return write_run_report(arguments.output.path, report, /*force=*/true);
 }
 

@@ -12,6 +12,7 @@
 #include "cli/job_damage.h"
 #include "engine/core/job_folder.h"
 #include "evaluate/gate.h"
+#include "evaluate/generation_speed.h"
 
 namespace pare::cli {
 
@@ -52,7 +53,11 @@ struct FinishedJob {
   std::chrono::steady_clock::time_point start;
   // Set by describe(): what else belongs into the report file.
   std::function<void(RunReport& report)> complete = [](RunReport&) {};
-  std::optional<DamageReport> damage;  // set by report_job()
+  bool wants_speed = false;  // measure both models, unless --no-speed
+  // Set by report_job():
+  std::optional<DamageReport> damage;
+  std::optional<SpeedComparison> speed;
+  std::string speed_note;  // why it was not measured, where it was wanted
 };
 
 // Measures the damage where there is something to measure it on, and writes <output>.report.json. `advance`

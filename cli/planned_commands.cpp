@@ -8,8 +8,7 @@
 namespace pare::cli {
 
 void add_planned(CLI::App& app, Commands& commands) {
-  for (const auto& [name, help] : {std::pair{"prune", "remove weights, heads, layers"},
-                                   std::pair{"distill", "train a smaller student on a teacher"},
+  for (const auto& [name, help] : {std::pair{"distill", "train a smaller student on a teacher"},
                                    std::pair{"compress", "several steps from one recipe"}}) {
     CLI::App* verb = app.add_subcommand(name, std::string(help) + " (not in this version)");
     verb->group("Not in this version");

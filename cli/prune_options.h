@@ -1,0 +1,52 @@
+// cli/prune_options.h: the options of `pare prune` for single weights, and what they mean.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "cli/job_arguments.h"
+#include "engine/tensor/quant_scheme.h"
+#include "prune/prune_step.h"
+#include "prune/prune_stream.h"
+#include "prune/sensitivity.h"
+
+namespace pare::cli {
+
+struct PruneArguments : JobArguments {
+  std::string method = "wanda";
+  std::string sparsity = "0.5";
+  std::string allocation = "uniform";  // uniform, owl, global
+  std::string scope;                   // row, layer; empty: of the method
+  std::string normalise = "none";      // of a global cut by magnitude
+  double owl_threshold = 5.0, owl_lambda = 0.08;
+  std::vector<std::string> include, exclude, overrides;
+  double damping = 0.01;
+  int64_t block = 128;
+  std::string order = "natural";   // act
+  std::string calibrate = "site";  // block
+  std::string scheme;              // rounds what is kept (sparsegpt)
+  std::string form = "auto";       // of matrices in a .pare file: auto, dense
+  bool allow_ragged = false, allow_empty = false, allow_fallback = false, clamp = false;
+};
+
+// What the words mean, checked (exit 2 or 4).
+struct PruneSettings {
+  PruneSelection selection;
+  PruneOptions prune;
+  StreamOptions stream;
+  OwlOptions owl;
+  std::optional<QuantScheme> scheme;
+  bool is_compact = false;  // sparse forms where they are smaller
+};
+Result<PruneSettings> prune_settings(const PruneArguments& arguments);
+
+// True when activations have to be seen, or the user gave data to see.
+bool is_calibrated(const PruneArguments& arguments, const PruneSettings& settings);
+
+// Options that decide the bytes of the output, defaults filled in; no paths.
+Json canonical_options(const PruneArguments& arguments, const PruneSettings& settings);
+
+void add_prune_options(CLI::App& verb, PruneArguments& arguments);
+
+}  // namespace pare::cli
