@@ -54,12 +54,6 @@ Status BlockEdit::replace(const TensorSpec& spec, WeightData data) {
   return reload(spec);
 }
 
-Status BlockEdit::replace(const TensorSpec& spec, WeightData data) {
-  data.transposed = spec.transposed;
-  source_.set(spec.name, std::move(data));
-  return reload(spec);
-}
-
 Status BlockEdit::reload(const TensorSpec& spec) {
   switch (spec.role) {
     case Role::bias: {

@@ -174,6 +174,16 @@ Result<Exit> run_calibrated(const PruneArguments& arguments, const PruneSettings
                  .got = arguments.method,
                  .limit = {}};
   }
+  for (const BlockConfig& block : model.config.blocks) {
+    if (block.experts == 0 || arguments.calibrate != "block") continue;
+    return Error{.exit = Exit::unsupported,
+                 .rule = "CL13",
+                 .path = "--calibrate",
+                 .where = "mixture of experts",
+                 .what = "statistics of whole blocks do not tell experts apart; --calibrate site does",
+                 .got = arguments.calibrate,
+                 .limit = {}};
+  }
   PARE_TRY(Calibration calibration, load_calibration(arguments, *source, model.config, common.seed));
   PARE_TRY(auto planned, Model::open(source, Device::cpu()));
   BlockJob job;

@@ -26,10 +26,6 @@ std::vector<float> input_norms(const SiteStatistics& statistics) {
   return norms;
 }
 
-std::string place_of(const BlockEdit& block, Site site) {
-  return fmt::format("block {} {}", block.index(), site_name(site));
-}
-
 Error numeric(const BlockEdit& block, const char* rule, std::string where, const char* what,
               std::string got) {
   return Error{.exit = Exit::numeric,
@@ -200,58 +196,73 @@ StatisticSet PruneStep::wanted(int block, Site site) const {
 Status PruneStep::edit(BlockEdit& block, const std::map<Site, SiteStatistics>& survey) {
   if (!options_.whole_block) return {};
   for (const auto& [site, statistics] : survey)
-    if (has_work(block.index(), site)) PARE_CHECK(prune_site(block, site, statistics));
+    if (has_work(block.index(), site))
+      PARE_CHECK(prune_site(block, {.site = site, .statistics = statistics}));
   return {};
 }
 
 Status PruneStep::compress(BlockEdit& block, const StageInput& input) {
   if (options_.whole_block || !has_work(block.index(), input.site)) return {};
-  return prune_site(block, input.site, input.statistics);
+  return prune_site(block, input);
 }
 
-Status PruneStep::prune_site(BlockEdit& block, Site site, const SiteStatistics& statistics) {
-  const std::string place = place_of(block, site);
+Status PruneStep::prune_site(BlockEdit& block, const StageInput& input) {
+  const SiteStatistics& statistics = input.statistics;
+  const std::string place = fmt::format("block {} {}", block.index(), site_text(input.site, input.expert));
   if (Status checked = check_moment(statistics.second_moment, place); !checked) {
     Error error = checked.error();
     error.path = block.source().path();
     return error;
   }
-  std::optional<HessianFactor> factor;
-  if (options_.method == PruneMethod::sparsegpt) {
-    PARE_TRY(factor, factor_hessian(statistics.second_moment, options_.hessian, place));
-    if (factor->failed && !options_.allow_fallback)
-      return numeric(block, "NU08", place,
-                     "second moment is not positive definite with any damping; --allow-fallback prunes by "
-                     "magnitude instead",
-                     fmt::format("{:g}", factor->damping()));
-    if (factor->all_dead && !options_.allow_fallback)
-      return numeric(block, "NU10", place,
-                     "the inputs were zero for all tokens; --allow-fallback prunes by magnitude instead",
-                     fmt::format("{} tokens", statistics.tokens));
+  const bool is_starved =
+      input.expert >= 0 && statistics.tokens < kStarvedTokens && options_.method != PruneMethod::magnitude;
+  std::string fallback;
+  if (is_starved) {
+    if (!options_.allow_fallback)
+      return numeric(
+          block, "NU10", place,
+          "too few tokens chose this expert; give more --samples, or --allow-fallback to prune its "
+          "matrix by magnitude",
+          fmt::format("{} tokens", statistics.tokens));
+    fallback = fmt::format("{} tokens chose the expert, fewer than {}", statistics.tokens, kStarvedTokens);
   }
-  for (const TensorSpec* spec : block.linears(site))
+  std::optional<HessianFactor> factor;
+  if (options_.method == PruneMethod::sparsegpt && !is_starved) {
+    PARE_TRY(factor, factor_hessian(statistics.second_moment, options_.hessian, place));
+    if (factor->failed || factor->all_dead) {
+      if (!options_.allow_fallback)
+        return factor->failed
+                   ? numeric(block, "NU08", place,
+                             "second moment is not positive definite with any damping; --allow-fallback "
+                             "prunes by magnitude instead",
+                             fmt::format("{:g}", factor->damping()))
+                   : numeric(block, "NU10", place,
+                             "the inputs were zero for all tokens; --allow-fallback prunes by magnitude "
+                             "instead",
+                             fmt::format("{} tokens", statistics.tokens));
+      fallback = factor->failed ? "second moment not positive definite with any damping"
+                                : "the inputs were zero for all tokens";
+      factor.reset();
+    }
+  }
+  for (const TensorSpec* spec : block.linears(input.site, input.expert))
     if (target_of(*spec) != nullptr)
-      PARE_CHECK(prune_linear(block, *spec, statistics, factor ? &*factor : nullptr));
+      PARE_CHECK(prune_linear(block, *spec, statistics, factor ? &*factor : nullptr, fallback));
   return {};
 }
 
 Status PruneStep::prune_linear(BlockEdit& block, const TensorSpec& spec, const SiteStatistics& statistics,
-                               const HessianFactor* factor) {
+                               const HessianFactor* factor, const std::string& fallback) {
   const PruneTarget& target = *target_of(spec);
   const Tensor& moment = statistics.second_moment;
   const std::string& path = block.source().path();
   PARE_TRY(const Tensor weight, block.values(spec));
   PARE_CHECK(require_finite(weight, spec.name, path));
   const DType stored = block.source().find(spec.name)->dtype;  // of its values, whatever its form
-  const bool has_data = factor == nullptr || (!factor->failed && !factor->all_dead);
-  std::string fallback;
-  if (factor != nullptr && !has_data)
-    fallback = factor->failed ? "second moment not positive definite with any damping"
-                              : "the inputs were zero for all tokens";
   std::optional<SparseGptOutput> swept;
   std::optional<Mask> mask;
   Tensor pruned;
-  if (options_.method == PruneMethod::sparsegpt && has_data) {
+  if (factor != nullptr) {
     PARE_TRY(const std::optional<Mask> held, zero_mask(weight));
     std::unique_ptr<ColumnRounder> rounder;
     if (options_.rounder) {
@@ -262,7 +273,7 @@ Status PruneStep::prune_linear(BlockEdit& block, const TensorSpec& spec, const S
     mask = std::move(swept->mask);
     pruned = std::move(swept->weight);
   } else {
-    const bool by_inputs = options_.method == PruneMethod::wanda;
+    const bool by_inputs = options_.method == PruneMethod::wanda && fallback.empty();
     PARE_TRY(const Tensor scores,
              by_inputs ? wanda_scores(weight, input_norms(statistics)) : magnitude_scores(weight));
     PARE_TRY(mask, select_weights(scores, target, options_.scope, spec.name));
@@ -286,7 +297,7 @@ Status PruneStep::prune_linear(BlockEdit& block, const TensorSpec& spec, const S
   for (int64_t j = 0; j < statistics.channels; ++j)
     dead += moment.data<float>()[j * statistics.channels + j] == 0.0f;
   record.extra["dead_columns"] = Json(dead);
-  if (factor != nullptr && has_data) {
+  if (factor != nullptr) {
     record.extra["damping"] = factor->damping();
     record.extra["damping_retries"] = Json(int64_t(factor->retries()));
     record.extra["loss"] = swept->loss;

@@ -47,14 +47,15 @@ class PruneStep final : public JobStep {
   Status edit(BlockEdit& block, const std::map<Site, SiteStatistics>& survey) override;
   StatisticSet wanted(int block, Site site) const override;
   Status compress(BlockEdit& block, const StageInput& input) override;
+  bool takes_experts() const override { return true; }
   std::vector<TensorRecord> take_records() override { return std::exchange(records_, {}); }
 
  private:
   const PruneTarget* target_of(const TensorSpec& spec) const;
   bool has_work(int block, Site site) const;
-  Status prune_site(BlockEdit& block, Site site, const SiteStatistics& statistics);
+  Status prune_site(BlockEdit& block, const StageInput& input);
   Status prune_linear(BlockEdit& block, const TensorSpec& spec, const SiteStatistics& statistics,
-                      const HessianFactor* factor);
+                      const HessianFactor* factor, const std::string& fallback);
 
   const ModelDescription& model_;
   std::map<std::string, PruneTarget, std::less<>> targets_;  // by tensor

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <map>
+#include <tuple>
 
 #include "calibrate/divergence_probe.h"
 #include "prune/scores.h"
@@ -17,14 +18,18 @@ class NormStep final : public Step {
  public:
   StatisticSet wanted(int, Site) const override { return {Statistic::square}; }
   Status compress(BlockEdit& block, const StageInput& input) override {
-    std::vector<float>& norms = norms_[{block.index(), input.site}];
+    std::vector<float>& norms = norms_[{block.index(), input.site, input.expert}];
     for (const double sum : input.statistics.square_sum) norms.push_back(float(std::sqrt(sum)));
     return {};
   }
-  const std::vector<float>& norms(int block, Site site) const { return norms_.at({block, site}); }
+  bool takes_experts() const override { return true; }
+  // Of the inputs of a linear.
+  const std::vector<float>& norms(const TensorSpec& spec) const {
+    return norms_.at({spec.block, spec.site, spec.site == Site::mlp_out ? spec.expert : -1});
+  }
 
  private:
-  std::map<std::pair<int, Site>, std::vector<float>> norms_;
+  std::map<std::tuple<int, Site, int>, std::vector<float>> norms_;  // block, site, expert
 };
 
 Result<NormStep> collect_norms(const std::shared_ptr<const WeightSource>& source,
@@ -69,7 +74,7 @@ Result<SparsityList> owl_targets(std::shared_ptr<const WeightSource> source, con
         const TensorSpec& spec = model.tensors[i];
         if (spec.block != block || !is_part(spec, targets[i])) continue;
         PARE_TRY(const Tensor weight, matrix_of(*source, spec));
-        PARE_TRY(const Tensor scores, wanda_scores(weight, norms.norms(block, spec.site)));
+        PARE_TRY(const Tensor scores, wanda_scores(weight, norms.norms(spec)));
         if (counts) {
           count.outliers += count_outliers(scores, options.threshold, mean).outliers;
         } else {
@@ -128,7 +133,7 @@ Result<SparsityList> measured_targets(std::shared_ptr<const WeightSource> source
         const PruneTarget target{.pattern = targets[unit.tensors.front()]->pattern,
                                  .sparsity = Sparsity::of(level)};
         const auto prune = [&](const TensorSpec& spec, const Tensor& weight) -> Result<WeightData> {
-          PARE_TRY(const Tensor scores, wanda_scores(weight, norms.norms(block, site)));
+          PARE_TRY(const Tensor scores, wanda_scores(weight, norms.norms(spec)));
           PARE_TRY(const Mask mask, select_weights(scores, target, Scope::row, spec.name));
           PARE_TRY(Tensor pruned, Tensor::allocate(DType::f32, weight.shape()));
           std::memcpy(pruned.mutable_raw(), weight.raw(), weight.size_bytes());

@@ -108,7 +108,9 @@ TEST(Select, BlocksGoWholeAndBalancedOnesEquallyPerRow) {
     for (int64_t top = 0; top < 30; top += 4) {
       int64_t in_row = 0;
       for (int64_t left = 0; left < 50; left += 8) in_row += !mask.kept(top, left);
-      if (is_balanced) EXPECT_EQ(in_row, 3) << top;
+      if (is_balanced) {
+        EXPECT_EQ(in_row, 3) << top;
+      }
       gone += in_row;
     }
     EXPECT_EQ(gone, is_balanced ? 24 : 28);
