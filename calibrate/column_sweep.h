@@ -65,15 +65,15 @@ LaneSubtract lane_subtract(VectorLevel level);
 class ColumnRounder {
  public:
   virtual ~ColumnRounder() = default;
-  // As ColumnRule. keep: u8 [out, end - begin], 0 where a weight is known to go; null: all may stay.
-  virtual Status begin_block(const Tensor& work, int64_t begin, int64_t end, const uint8_t* keep) = 0;
+  // Before a block, as of ColumnRule.
+  virtual Status begin_block(const Tensor& work) = 0;
   // keep: per lane, or null. What is not kept becomes zero.
   virtual void round(const SweepTile& tile, int64_t position, const uint8_t* keep, float* chosen) = 0;
   // The codes, after the sweep. Exit 7 (NU17).
   virtual Result<QuantizedTensor> finish(std::string_view name) = 0;
 };
 
-// Makes the rounder of a matrix. moment: X^T X, f32 [in, in].
+// Makes the rounder of a matrix, with grids that fit `weight`. moment: X^T X, f32 [in, in].
 using RounderFactory = std::function<Result<std::unique_ptr<ColumnRounder>>(
     const Tensor& weight, const HessianFactor& factor, const Tensor& moment, std::string_view name)>;
 

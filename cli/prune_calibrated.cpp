@@ -62,8 +62,7 @@ class PruneCommand final : public JobCommand {
     PARE_CHECK(check_dense());
     PruneOptions options = settings_.prune;
     if (settings_.scheme) {
-      PARE_TRY(const RounderFactory rounder, joint_rounder(*settings_.scheme, options.sparsegpt.block,
-                                                           !options.hessian.act_order, arguments_.clamp));
+      PARE_TRY(const RounderFactory rounder, joint_rounder(*settings_.scheme, arguments_.clamp));
       options.rounder = [rounder](const TensorSpec&) { return rounder; };
     }
     PruneStep step(job_.model, targets_, std::move(options));

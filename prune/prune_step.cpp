@@ -266,7 +266,10 @@ Status PruneStep::prune_linear(BlockEdit& block, const TensorSpec& spec, const S
     PARE_TRY(const std::optional<Mask> held, zero_mask(weight));
     std::unique_ptr<ColumnRounder> rounder;
     if (options_.rounder) {
-      PARE_TRY(rounder, options_.rounder(spec)(weight, *factor, moment, spec.name));
+      // Grids for what survives, as it will be.
+      PARE_TRY(const SparseGptOutput first, sparsegpt(weight, *factor, target, options_.sparsegpt,
+                                                      held ? &*held : nullptr, nullptr, spec.name));
+      PARE_TRY(rounder, options_.rounder(spec)(first.weight, *factor, moment, spec.name));
     }
     PARE_TRY(swept, sparsegpt(weight, *factor, target, options_.sparsegpt, held ? &*held : nullptr,
                               rounder.get(), spec.name));

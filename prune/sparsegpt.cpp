@@ -41,7 +41,7 @@ class PruningRule final : public ColumnRule {
     begin_ = begin, count_ = count;
     for (int64_t r = 0; r < out; ++r)
       for (int64_t i = 0; i < count; ++i) keep_[size_t(r * count + i)] = chosen.kept(r, i) ? 1 : 0;
-    if (rounder_ != nullptr) PARE_CHECK(rounder_->begin_block(work, begin, end, keep_.data()));
+    if (rounder_ != nullptr) PARE_CHECK(rounder_->begin_block(work));
     return {};
   }
 
@@ -83,8 +83,8 @@ class PruningRule final : public ColumnRule {
     const Sparsity& share = target_.sparsity;
     switch (target_.pattern.kind) {
       case SparsityPattern::Kind::n_of_m:
-        // Provisional, for the grids of a rounder; decided group by group as the sweep reaches them.
-        return select_n_of_m(scores, target_.pattern.n, target_.pattern.m);
+        // Decided group by group as the sweep reaches them.
+        return Mask::all_kept(out, end - begin);
       case SparsityPattern::Kind::block:
         return select_blocks(scores, target_.pattern, share, options_.scope == Scope::row);
       default:

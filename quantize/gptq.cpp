@@ -22,9 +22,7 @@ class RoundingRule final : public ColumnRule {
   RoundingRule(GridRounder& rounder, const HessianFactor& factor, const Mask* keep)
       : rounder_(rounder), factor_(factor), keep_(keep) {}
 
-  Status begin_block(const Tensor& work, int64_t begin, int64_t end) override {
-    return rounder_.begin_block(work, begin, end, nullptr);
-  }
+  Status begin_block(const Tensor& work, int64_t, int64_t) override { return rounder_.begin_block(work); }
   void choose(const SweepTile& tile, int64_t position, float* chosen) override {
     if (keep_ == nullptr) return rounder_.round(tile, position, nullptr, chosen);
     uint8_t keep[kLanes] = {};

@@ -76,33 +76,9 @@ int64_t GridRounder::group_of(int64_t position) const {
   return (when_ == When::ahead ? position : int64_t(factor_.order[size_t(position)])) / grids_.width();
 }
 
-Status GridRounder::begin_block(const Tensor& work, int64_t begin, int64_t end, const uint8_t* keep) {
+Status GridRounder::begin_block(const Tensor& work) {
   work_ = &work;
-  if (when_ == When::block) fit_block(begin, end, keep);
   return {};
-}
-
-void GridRounder::fit_block(int64_t begin, int64_t end, const uint8_t* keep) {
-  const int64_t out = work_->size(0), in = work_->size(1), width = grids_.width(), count = end - begin;
-  PARE_ASSERT(begin % width == 0, "[grid_rounder] block at {} of groups of {}", begin, width);
-  parallel_ranges(out, kLanes, [&](int64_t first, int64_t last) {
-    std::vector<float> values, importance;
-    for (int64_t group = begin / width; group * width < end; ++group) {
-      const int64_t low = group * width, high = std::min(in, low + width);
-      for (int64_t row = first; row < last; ++row) {
-        values.clear(), importance.clear();
-        for (int64_t column = low; column < high; ++column) {
-          const bool is_kept = keep == nullptr || column >= end || keep[row * count + column - begin] != 0;
-          if (!is_kept) continue;
-          values.push_back(work_->data<float>()[row * in + column]);
-          if (!options_.importance.empty()) importance.push_back(options_.importance[size_t(column)]);
-        }
-        if (values.empty()) values.push_back(0.0f), importance.clear();
-        grids_.fit(row, group, values, importance);
-      }
-      set_lanes(first, last - first, group);
-    }
-  });
 }
 
 // The grid of the group that begins at `position`, from the weights of a row as they are now: those of this

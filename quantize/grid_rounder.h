@@ -53,8 +53,6 @@ class GridRounder final : public ColumnRounder {
   enum class When : uint8_t {
     fitted,  // `grids` are fitted already
     ahead,   // of positions: each group when the sweep reaches it, from what its columns are then
-    block,   // groups of columns in their natural order, at the start of the block they lie in, from what is
-             // kept of it; the block is a multiple of the group
   };
   // The references stay with the caller. scheme and options are those of `grids`.
   GridRounder(const QuantScheme& scheme, const QuantizeOptions& options, const HessianFactor& factor,
@@ -63,14 +61,13 @@ class GridRounder final : public ColumnRounder {
   Status allocate(int64_t out, int64_t in);
   const Tensor& codes() const { return codes_; }
 
-  Status begin_block(const Tensor& work, int64_t begin, int64_t end, const uint8_t* keep) override;
+  Status begin_block(const Tensor& work) override;
   void round(const SweepTile& tile, int64_t position, const uint8_t* keep, float* chosen) override;
   Result<QuantizedTensor> finish(std::string_view name) override;
 
  private:
   int64_t group_of(int64_t position) const;
   void fit_ahead(const SweepTile& tile, int64_t lane, int64_t position);
-  void fit_block(int64_t begin, int64_t end, const uint8_t* keep);
   LaneGrids& lane_grids(int64_t first, int64_t group);
   void set_lanes(int64_t first, int64_t rows, int64_t group);
 

@@ -11,25 +11,21 @@ namespace {
 class JointRounder final : public ColumnRounder {
  public:
   JointRounder(QuantScheme scheme, const Tensor& moment, int64_t out, int64_t in, const HessianFactor& factor,
-               GridRounder::When when, bool clamp_scales)
+               bool clamp_scales)
       : scheme_(std::move(scheme)),
         importance_(diagonal(moment)),
         options_(options_for(scheme_, importance_, clamp_scales)),
         grids_(scheme_, options_, out, in),
-        rounder_(scheme_, options_, factor, grids_, when, VectorLevel::avx512) {}
+        rounder_(scheme_, options_, factor, grids_, GridRounder::When::fitted, VectorLevel::avx512) {}
 
-  Status start(const Tensor& weight, GridRounder::When when) {
-    if (when == GridRounder::When::fitted) {
-      parallel_ranges(weight.size(0), kLanes, [&](int64_t first, int64_t last) {
-        for (int64_t r = first; r < last; ++r) grids_.fit_row(r, weight.data<float>() + r * weight.size(1));
-      });
-    }
+  Status start(const Tensor& weight) {
+    parallel_ranges(weight.size(0), kLanes, [&](int64_t first, int64_t last) {
+      for (int64_t r = first; r < last; ++r) grids_.fit_row(r, weight.data<float>() + r * weight.size(1));
+    });
     return rounder_.allocate(weight.size(0), weight.size(1));
   }
 
-  Status begin_block(const Tensor& work, int64_t begin, int64_t end, const uint8_t* keep) override {
-    return rounder_.begin_block(work, begin, end, keep);
-  }
+  Status begin_block(const Tensor& work) override { return rounder_.begin_block(work); }
   void round(const SweepTile& tile, int64_t position, const uint8_t* keep, float* chosen) override {
     rounder_.round(tile, position, keep, chosen);
   }
@@ -62,8 +58,7 @@ class JointRounder final : public ColumnRounder {
 
 }  // namespace
 
-Result<RounderFactory> joint_rounder(const QuantScheme& scheme, int64_t block, bool is_natural_order,
-                                     bool clamp_scales) {
+Result<RounderFactory> joint_rounder(const QuantScheme& scheme, bool clamp_scales) {
   if (scheme.offset == QuantScheme::Offset::minimum)
     return scheme_refused(scheme, "--scheme", "pruned weights need a code for exactly zero");
   if (scheme.kind == QuantScheme::Kind::codebook)
@@ -74,11 +69,8 @@ Result<RounderFactory> joint_rounder(const QuantScheme& scheme, int64_t block, b
   return RounderFactory([=](const Tensor& weight, const HessianFactor& factor, const Tensor& moment,
                             std::string_view) -> Result<std::unique_ptr<ColumnRounder>> {
     const int64_t out = weight.size(0), in = weight.size(1);
-    const bool in_block = is_natural_order && scheme.granularity == QuantScheme::Granularity::group &&
-                          block % scheme.group_width(in) == 0;
-    const auto when = in_block ? GridRounder::When::block : GridRounder::When::fitted;
-    auto rounder = std::make_unique<JointRounder>(scheme, moment, out, in, factor, when, clamp_scales);
-    PARE_CHECK(rounder->start(weight, when));
+    auto rounder = std::make_unique<JointRounder>(scheme, moment, out, in, factor, clamp_scales);
+    PARE_CHECK(rounder->start(weight));
     return std::unique_ptr<ColumnRounder>(std::move(rounder));
   });
 }

@@ -7,11 +7,9 @@
 
 namespace pare {
 
-// Groups that lie within a block of the sweep in natural order get their grids from what is kept there;
-// others, and rows, from the weights before the sweep. Ranges are searched below 8 bits, with the mean
-// squares of the inputs as weights. Exit 4 (RC14) for schemes whose codes cannot be zero or that have one
-// scale per tensor.
-Result<RounderFactory> joint_rounder(const QuantScheme& scheme, int64_t block, bool is_natural_order,
-                                     bool clamp_scales);
+// The grids fit the weight that the factory is given: that of a first sweep without rounding, whose survivors
+// have grown to make up for what went. Ranges are searched below 8 bits, with the mean squares of the inputs
+// as weights. Exit 4 (RC14) for schemes whose codes cannot be zero, or that have one scale per tensor.
+Result<RounderFactory> joint_rounder(const QuantScheme& scheme, bool clamp_scales);
 
 }  // namespace pare

