@@ -1,0 +1,174 @@
+// `pare prune` as a user runs it: every method and pattern, what it says, what it refuses.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "engine/core/json.h"
+#include "tests/support/command.h"
+#include "tests/support/shared_data.h"
+
+namespace pare::test {
+namespace {
+
+using testing::HasSubstr;
+using Words = std::vector<std::string>;
+
+std::string sample() {
+  return source_path("samples/books-3m");
+}
+std::string text() {
+  return source_path("samples/text/sample.txt");
+}
+
+Words plus(Words list, const Words& more) {
+  list.insert(list.end(), more.begin(), more.end());
+  return list;
+}
+
+Words data() {
+  return {"--data", text(), "--samples", "6", "--context", "64", "--report-tokens", "128"};
+}
+
+Words prune(const std::string& out, const Words& more) {
+  return plus({"prune", sample(), "-o", out, "--force", "--no-speed"}, more);
+}
+
+Json json_of(const CommandResult& result) {
+  EXPECT_EQ(result.exit_code, 0) << result.error;
+  auto json = parse_json(result.out, "stdout", {.max_bytes = 1u << 26});
+  EXPECT_TRUE(json.has_value()) << result.out;
+  return json ? *json : Json::object();
+}
+
+double number(const Json& json, const std::string& key) {
+  const Json* found = json.find(key);
+  EXPECT_TRUE(found != nullptr && found->is_number()) << key;
+  return found != nullptr && found->is_number() ? found->as_double() : 0.0;
+}
+
+TEST(PruneCommand, EveryMethodAndPattern) {
+  const std::string folder = temporary_folder();
+  for (const auto& [method, sparsity, more] : std::vector<std::tuple<std::string, std::string, Words>>{
+           {"magnitude", "0.5", {}},
+           {"magnitude", "0.5", {"--allocation", "global"}},
+           {"magnitude", "0.5", {"--allocation", "global", "--normalise", "lamp"}},
+           {"magnitude", "2:4", {}},
+           {"magnitude", "0.5:block-16x16", {}},
+           {"magnitude", "0.3", data()},
+           {"wanda", "0.5", data()},
+           {"wanda", "4:8", plus(data(), {"--calibrate", "block"})},
+           {"sparsegpt", "0.5", data()},
+           {"sparsegpt", "0.5", plus(data(), {"--order", "act"})},
+           {"sparsegpt", "2:4", data()},
+           {"sparsegpt", "0.5:block-1x8", data()},
+           {"sparsegpt", "0.5", plus(data(), {"--allocation", "owl"})},
+           {"wanda", "0.6", plus(data(), {"--allocation", "global"})},
+           {"sparsegpt", "2:4", plus(data(), {"--scheme", "int4-g64"})},
+           {"sparsegpt", "0.5", plus(data(), {"--scheme", "int8-ch"})}}) {
+    SCOPED_TRACE(method + " " + sparsity + (more.empty() ? "" : " " + more.back()));
+    for (const char* name : {"/out.pare", "/out"}) {
+      const std::string out = folder + name;
+      const Json done =
+          json_of(pare(prune(out, plus({"--method", method, "--sparsity", sparsity, "--json"}, more))));
+      EXPECT_EQ(pare({"verify", out}).exit_code, 0);
+      EXPECT_EQ(number(done, "pruned_tensors"), 28);
+      EXPECT_EQ(number(done, "fallbacks"), 0);
+      const double asked = number(done, "removed_parameters") / number(done, "pruned_parameters");
+      // Blocks go in whole numbers per row of blocks.
+      EXPECT_NEAR(number(done, "sparsity_reached"), asked,
+                  sparsity.find("block") == std::string::npos ? 1e-4 : 0.03);
+      if (!more.empty() && more[0] == "--data") {
+        EXPECT_GT(number(*done.find("damage")->find("data"), "scored_tokens"), 50);
+      }
+      const CommandResult generated = pare({"run", out, "-p", "It was", "-n", "4", "--temperature", "0"});
+      EXPECT_EQ(generated.exit_code, 0) << generated.error;
+    }
+  }
+}
+
+// The dense weights of the folder are those that the sparse file stands for.
+TEST(PruneCommand, SparseFileAndFolderAreTheSameModel) {
+  const std::string folder = temporary_folder();
+  for (const char* sparsity : {"0.5", "2:4", "0.75:block-16x16"}) {
+    const Words words = {"--method", "magnitude", "--sparsity", sparsity};
+    ASSERT_EQ(pare(prune(folder + "/a.pare", words)).exit_code, 0);
+    ASSERT_EQ(pare(prune(folder + "/b", words)).exit_code, 0);
+    ASSERT_EQ(pare({"export", folder + "/a.pare", "-o", folder + "/c", "--force"}).exit_code, 0);
+    const Json a = json_of(pare({"evaluate", folder + "/a.pare", "--reference", folder + "/b", "--data",
+                                 text(), "--tokens", "512", "--json", "--device", "reference"}));
+    EXPECT_LT(number((*a.find("results"))[0], "kl_max"), 1e-9) << sparsity;
+    EXPECT_EQ(folder_fingerprint(folder + "/b").find("model.safetensors") == std::string::npos, false);
+    EXPECT_LT(std::filesystem::file_size(folder + "/a.pare"),
+              std::filesystem::file_size(folder + "/b/model.safetensors"))
+        << sparsity;
+  }
+}
+
+TEST(PruneCommand, SaysWhatItDid) {
+  const std::string out = temporary_folder() + "/out.pare";
+  const CommandResult result =
+      pare(plus({"prune", sample(), "-o", out, "--method", "wanda", "--report"}, data()));
+  ASSERT_EQ(result.exit_code, 0) << result.error;
+  for (const char* part :
+       {"28 matrices lose 0.5 by wanda, uniform", "1,376,256 of 3,279,104 parameters removed",
+        "sparsity reached 50.000 %", "damage on", "one token", "prompt of", "weights in memory",
+        "28 wanda, 0 fallback", "model.layers.0.self_attn.q_proj.weight"})
+    EXPECT_THAT(result.out, HasSubstr(part));
+}
+
+TEST(PruneCommand, DryRunWritesNothing) {
+  const std::string folder = temporary_folder();
+  for (const Words& more : {Words{"--method", "magnitude"}, data()}) {
+    const CommandResult result = pare(prune(folder + "/out.pare", plus({"--dry-run"}, more)));
+    EXPECT_EQ(result.exit_code, 0) << result.error;
+    EXPECT_THAT(result.out, HasSubstr("nothing was written"));
+    EXPECT_TRUE(std::filesystem::is_empty(folder));
+  }
+}
+
+TEST(PruneCommand, RefusesByName) {
+  const std::string folder = temporary_folder();
+  const std::string out = folder + "/out.pare";
+  for (const auto& [more, code, part] : std::vector<std::tuple<Words, int, std::string>>{
+           {{"--method", "wanda"}, 2, "needs calibration data"},
+           {{"--method", "taylor"}, 4, "needs gradients"},
+           {{"--method", "wonda"}, 2, "not a method of pruning"},
+           {{"--method", "magnitude", "--sparsity", "1.0"}, 2, "--sparsity"},
+           {{"--method", "magnitude", "--sparsity", "4:2"}, 2, "--sparsity"},
+           {{"--method", "magnitude", "--sparsity", "2:3"}, 4, "does not divide"},
+           {{"--method", "magnitude", "--sparsity", "2:4", "--allocation", "global"}, 2, "--allocation"},
+           {{"--method", "magnitude", "--scheme", "int4-g64"}, 2, "--scheme"},
+           {{"--method", "magnitude", "--normalise", "rms"}, 2, "--normalise"},
+           {{"--method", "magnitude", "--resume"}, 2, "--resume"},
+           {{"--method", "magnitude", "--set", "nothing.*=0.5"}, 2, "matches no tensor"},
+           {{"--method", "magnitude", "--set", "*norm*=0.5"}, 2, "never pruned"},
+           {plus(data(), {"--method", "sparsegpt", "--sparsity", "2:4", "--order", "act"}), 2, "--order"},
+           {plus(data(), {"--method", "sparsegpt", "--scheme", "int4-g64-asymf"}), 4,
+            "code for exactly zero"},
+           {{"--method", "magnitude", "--sparsity", "0.999999"}, 7, "would lose all weights"}}) {
+    const CommandResult result = pare(prune(out, more));
+    EXPECT_EQ(result.exit_code, code) << part << "\n" << result.error;
+    EXPECT_EQ(result.error_lines(), 1) << result.error;
+    EXPECT_THAT(result.error, HasSubstr(part));
+    EXPECT_FALSE(std::filesystem::exists(out)) << part;
+  }
+}
+
+TEST(PruneCommand, ThreadsAndMemoryDoNotChangeTheFile) {
+  const std::string folder = temporary_folder();
+  std::vector<std::string> prints;
+  for (const Words& more :
+       {Words{"--threads", "1"}, Words{"--threads", "2"}, Words{"--max-memory", "120MB"}}) {
+    const std::string out = folder + "/" + std::to_string(prints.size());
+    const CommandResult result =
+        pare(prune(out, plus(plus(data(), {"--method", "sparsegpt", "--sparsity", "0.6"}), more)));
+    ASSERT_EQ(result.exit_code, 0) << result.error;
+    prints.push_back(folder_fingerprint(out));
+  }
+  EXPECT_EQ(prints[0], prints[1]);
+  EXPECT_EQ(prints[0], prints[2]);
+}
+
+}  // namespace
+}  // namespace pare::test
