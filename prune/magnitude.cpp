@@ -14,6 +14,57 @@ constexpr size_t kBins = 1 << 15;
 constexpr int64_t kPiece = 1 << 18;  // weights of a piece of work
 constexpr uint16_t kMagnitude = 0x7fff;
 
+struct CutCounts {
+  int64_t ties = 0, zeros = 0;
+};
+
+// to = from without what is below the key. Counts are kept in 16 bits for as long as they fit, so that all of
+// it is vector operations on 16-bit lanes.
+inline __attribute__((always_inline)) CutCounts cut_body(const uint16_t* __restrict from,
+                                                         uint16_t* __restrict to, int64_t count,
+                                                         uint16_t key) {
+  constexpr int64_t kRun = 32768;
+  CutCounts counts;
+  for (int64_t begin = 0; begin < count; begin += kRun) {
+    const int64_t end = std::min(count, begin + kRun);
+    uint16_t ties = 0, zeros = 0;
+    for (int64_t i = begin; i < end; ++i) {
+      const auto magnitude = uint16_t(from[i] & kMagnitude);
+      const auto kept = uint16_t(magnitude < key ? 0 : from[i]);
+      to[i] = kept;
+      ties = uint16_t(ties + (magnitude == key ? 1 : 0));
+      zeros = uint16_t(zeros + ((kept & kMagnitude) == 0 ? 1 : 0));
+    }
+    counts.ties += ties;
+    counts.zeros += zeros;
+  }
+  return counts;
+}
+
+// One function per level: the same source, compiled for its vectors.
+using CutPiece = CutCounts (*)(const uint16_t* from, uint16_t* to, int64_t count, uint16_t key);
+CutCounts cut_generic(const uint16_t* from, uint16_t* to, int64_t count, uint16_t key) {
+  return cut_body(from, to, count, key);
+}
+#if defined(__x86_64__)
+__attribute__((target("avx2"))) CutCounts cut_avx2(const uint16_t* from, uint16_t* to, int64_t count,
+                                                   uint16_t key) {
+  return cut_body(from, to, count, key);
+}
+__attribute__((target("avx512f,avx512vl,avx512bw"))) CutCounts cut_avx512(const uint16_t* from, uint16_t* to,
+                                                                          int64_t count, uint16_t key) {
+  return cut_body(from, to, count, key);
+}
+#endif
+
+CutPiece cut_piece() {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) return cut_avx512;
+  if (__builtin_cpu_supports("avx2")) return cut_avx2;
+#endif
+  return cut_generic;
+}
+
 int64_t pieces_of(int64_t size) {
   return (size + kPiece - 1) / kPiece;
 }
@@ -80,32 +131,26 @@ MagnitudeCounts::Energy MagnitudeCounts::energy(const Cut& cut) const {
   return energy;
 }
 
-Result<Tensor> cut_magnitudes(const Tensor& weight, MagnitudeCounts::Cut& cut, int64_t* zeros) {
+Result<Tensor> cut_magnitudes(const Tensor& weight, MagnitudeCounts::Cut& end, int64_t* zeros) {
   PARE_ASSERT(weight.is_contiguous(), "[magnitude] {}", weight.shape().text());
   PARE_TRY(Tensor result, Tensor::allocate(weight.dtype(), weight.shape()));
   const uint16_t* from = weight.data<uint16_t>();
   uint16_t* to = result.mutable_data<uint16_t>();
   const int64_t size = weight.numel(), pieces = pieces_of(size);
-  const uint16_t key = cut.key;
+  const uint16_t key = end.key;
+  const CutPiece cut = cut_piece();
   std::vector<int64_t> equal(size_t(pieces), 0), zero(size_t(pieces), 0);
   parallel_for(pieces, [&](int64_t piece) {
     const int64_t first = piece * kPiece, last = std::min(size, first + kPiece);
-    int32_t ties = 0, gone = 0;
-    for (int64_t i = first; i < last; ++i) {
-      const auto magnitude = uint16_t(from[i] & kMagnitude);
-      const uint16_t value = magnitude < key ? uint16_t{0} : from[i];
-      to[i] = value;
-      ties += magnitude == key;
-      gone += (value & kMagnitude) == 0;
-    }
-    equal[size_t(piece)] = ties;
-    zero[size_t(piece)] = gone;
+    const CutCounts counts = cut(from + first, to + first, last - first, key);
+    equal[size_t(piece)] = counts.ties;
+    zero[size_t(piece)] = counts.zeros;
   });
   // The first ties in row order; each piece gets its share.
   std::vector<int64_t> share(size_t(pieces), 0);
-  for (size_t piece = 0; piece < share.size() && cut.ties > 0; ++piece) {
-    share[piece] = std::min(cut.ties, equal[piece]);
-    cut.ties -= share[piece];
+  for (size_t piece = 0; piece < share.size() && end.ties > 0; ++piece) {
+    share[piece] = std::min(end.ties, equal[piece]);
+    end.ties -= share[piece];
     if (key != 0) zero[piece] += share[piece];
   }
   parallel_for(pieces, [&](int64_t piece) {

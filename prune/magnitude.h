@@ -36,8 +36,8 @@ class MagnitudeCounts {
   std::vector<int64_t> bins_;
 };
 
-// A copy with +0 for what the cut removes, in row order; counts `cut.ties` down, for cuts over several
+// A copy with +0 for what the cut removes, in row order; counts `end.ties` down, for cuts over several
 // matrices. zeros: how many weights are zero in the result. Same bytes for any thread count.
-Result<Tensor> cut_magnitudes(const Tensor& weight, MagnitudeCounts::Cut& cut, int64_t* zeros);
+Result<Tensor> cut_magnitudes(const Tensor& weight, MagnitudeCounts::Cut& end, int64_t* zeros);
 
 }  // namespace pare

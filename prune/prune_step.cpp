@@ -94,31 +94,57 @@ Result<PruneMethod> parse_prune_method(std::string_view name) {
                .limit_label = "expected"};
 }
 
-Status check_not_empty(const ModelDescription& model, const TensorSpec& spec, const Mask& mask,
-                       const std::string& path) {
+namespace {
+
+// kept(row, column) over a matrix; it is asked until it says yes.
+template <class Kept>
+Status require_kept(const ModelDescription& model, const TensorSpec& spec, const std::string& path,
+                    const Kept& kept) {
+  const auto any = [&](int64_t first_row, int64_t last_row, int64_t first_column, int64_t last_column) {
+    for (int64_t row = first_row; row < last_row; ++row)
+      for (int64_t column = first_column; column < last_column; ++column)
+        if (kept(row, column)) return true;
+    return false;
+  };
   const auto empty = [&](std::string what) {
     return Error{.exit = Exit::numeric,
                  .rule = "NU15",
                  .path = path,
                  .where = quote(spec.name),
                  .what = std::move(what),
-                 .got = fmt::format("{:.4f} of its weights removed", mask.sparsity()),
+                 .got = {},
                  .limit = {}};
   };
-  if (mask.kept_count() == 0) return empty("would lose all weights; --allow-empty lets it");
+  const int64_t out = spec.out(), in = spec.in();
+  if (!any(0, out, 0, in)) return empty("would lose all weights; --allow-empty lets it");
   for (const HeadSlices& slices : head_slices(model.config, spec)) {
     for (int64_t head = 0; head < slices.heads; ++head) {
-      const int64_t first = slices.first + head * slices.size;
-      bool has_kept = false;
-      for (int64_t i = 0; i < slices.size && !has_kept; ++i) {
-        const int64_t others = slices.along_rows ? mask.in() : mask.out();
-        for (int64_t j = 0; j < others && !has_kept; ++j)
-          has_kept = slices.along_rows ? mask.kept(first + i, j) : mask.kept(j, first + i);
-      }
-      if (!has_kept) return empty(fmt::format("head {} would lose all weights; --allow-empty lets it", head));
+      const int64_t first = slices.first + head * slices.size, last = first + slices.size;
+      if (slices.along_rows ? any(first, last, 0, in) : any(0, out, first, last)) continue;
+      return empty(fmt::format("head {} would lose all weights; --allow-empty lets it", head));
     }
   }
   return {};
+}
+
+}  // namespace
+
+Status check_not_empty(const ModelDescription& model, const TensorSpec& spec, const Mask& mask,
+                       const std::string& path) {
+  return require_kept(model, spec, path, [&](int64_t row, int64_t column) { return mask.kept(row, column); });
+}
+
+Status check_not_empty(const ModelDescription& model, const TensorSpec& spec, const Tensor& weight,
+                       const std::string& path) {
+  const int64_t in = spec.in();
+  if (weight.dtype() == DType::f32) {
+    const float* data = weight.data<float>();
+    return require_kept(model, spec, path,
+                        [=](int64_t row, int64_t column) { return data[row * in + column] != 0.0f; });
+  }
+  const uint16_t* data = weight.data<uint16_t>();
+  return require_kept(model, spec, path,
+                      [=](int64_t row, int64_t column) { return (data[row * in + column] & 0x7fff) != 0; });
 }
 
 Result<std::optional<Mask>> zero_mask(const Tensor& weight) {

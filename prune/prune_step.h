@@ -66,6 +66,8 @@ class PruneStep final : public JobStep {
 // NU15: exit 7 when a matrix, or the rows or columns of a head, lose everything.
 Status check_not_empty(const ModelDescription& model, const TensorSpec& spec, const Mask& mask,
                        const std::string& path);
+Status check_not_empty(const ModelDescription& model, const TensorSpec& spec, const Tensor& weight,
+                       const std::string& path);  // [out, in], f32, bf16 or f16
 
 // The zeros of a matrix f32 as a mask, when they are a pattern and not an accident: at least one in a
 // hundred.

@@ -251,10 +251,7 @@ Status prune_stream(const WeightSource& source, const ModelDescription& model,
       PARE_TRY(Pruned pruned, has_fast_cut(data, spec, *targets[i], options)
                                   ? cut_fast(source, spec, data.dense(), *targets[i], k)
                                   : cut_by_scores(source, spec, *targets[i], options.scope, count));
-      if (!options.allow_empty) {
-        PARE_TRY(const Mask kept, non_zero(pruned.weight));
-        PARE_CHECK(check_not_empty(model, spec, kept, source.path()));
-      }
+      if (!options.allow_empty) PARE_CHECK(check_not_empty(model, spec, pruned.weight, source.path()));
       record = std::move(pruned.record);
       record.scheme = std::string(dtype_name(stored->dtype));
       Tensor weight = std::move(pruned.weight);
