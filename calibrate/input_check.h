@@ -9,6 +9,9 @@
 
 namespace pare {
 
+// Dense weights, and sparse values: what a method may round. Not codes, nor two factors.
+bool can_be_quantized(const StoredTensor& stored);
+
 // Exit 4 (CF12): the tensor is to be quantized and already is.
 Error already_quantized(const WeightSource& source, const StoredTensor& stored);
 

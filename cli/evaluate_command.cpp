@@ -12,6 +12,7 @@
 #include "engine/core/log.h"
 #include "engine/core/progress.h"
 #include "engine/core/text.h"
+#include "engine/models/weight.h"
 #include "engine/run/kv_cache.h"
 #include "evaluate/evaluate.h"
 #include "evaluate/gate.h"
@@ -50,7 +51,7 @@ Error option_error(const std::string& option, const std::string& what, const std
 // copies, hidden states and logits of one pass.
 uint64_t least_memory(const WeightSource& source, const ModelConfig& config) {
   uint64_t largest = 0;
-  for (const StoredTensor& tensor : source.tensors()) largest = std::max(largest, tensor.bytes);
+  for (const StoredTensor& tensor : source.tensors()) largest = std::max(largest, std::max(tensor.bytes, Weight::planned_bytes(tensor)));
   const EvaluateOptions defaults;
   return 3 * largest + uint64_t(4 * defaults.batch_tokens * config.hidden_size) +
          uint64_t(4 * defaults.logit_rows * config.vocabulary_size);
@@ -65,7 +66,7 @@ Result<std::unique_ptr<Model>> open_model_for(const std::string& path, const Com
   PARE_CHECK(check_memory(common, least_memory(*source, model->config()), "raise --max-memory"));
   PARE_TRY(const uint64_t limit, memory_limit(common));
   // Quantized weights are repacked, so the file's pages and the working form exist side by side for a while.
-  if (2 * stored_bytes(*source) < limit / 2) PARE_CHECK(model->load_all());
+  if (2 * running_bytes(*source) < limit / 2) PARE_CHECK(model->load_all());
   return model;
 }
 

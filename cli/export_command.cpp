@@ -7,6 +7,7 @@
 #include "cli/export_gguf.h"
 #include "cli/model_argument.h"
 #include "cli/output_model.h"
+#include "cli/sparse_choice.h"
 #include "engine/core/file.h"
 #include "engine/core/log.h"
 #include "engine/core/memory.h"
@@ -25,6 +26,7 @@ struct Options {
   OutputOptions output;
   std::string max_shard;
   bool clamp = false;
+  std::string sparse;
   GgufExportOptions gguf;
 };
 
@@ -59,6 +61,9 @@ Status check_format(const Options& options) {
   if (options.format == "safetensors" && is_pare)
     return option_error("-o", "a safetensors model is a directory", options.output.path,
                         "a name that does not end in .pare");
+  if (!is_pare && !options.sparse.empty())
+    return option_error("--sparse", "applies to .pare only; other formats hold zeros", options.sparse,
+                        "NAME.pare");
   if (is_pare && !options.output.dense_dtype.empty())
     return option_error("--dtype", "applies to safetensors output only", options.output.dense_dtype,
                         "no --dtype");
@@ -73,10 +78,14 @@ std::optional<DType> dense_dtype(const Options& options) {
 }
 
 uint64_t expected_bytes(const Options& options, const WeightSource& source, bool to_pare) {
-  if (to_pare) return stored_bytes(source);
+  if (to_pare && options.sparse != "off") return stored_bytes(source);
   uint64_t bytes = 0;
   const std::optional<DType> asked = dense_dtype(options);
   for (const StoredTensor& tensor : source.tensors()) {
+    if (to_pare && !tensor.is_sparse()) {
+      bytes += tensor.bytes;
+      continue;
+    }
     const bool converts = tensor.scheme || (asked && is_floating(tensor.dtype));
     const DType dtype = converts ? asked.value_or(DType::f32) : tensor.dtype;
     bytes += uint64_t(tensor.shape.numel()) * uint64_t(dtype_bits(dtype)) / 8;
@@ -87,12 +96,7 @@ uint64_t expected_bytes(const Options& options, const WeightSource& source, bool
 // Values that would become infinite in f16 stop the export, or are clamped and counted (NU03).
 Result<WeightData> fit_into(WeightData data, DType target, bool clamp, const std::string& name,
                             const std::string& path, int64_t& clamped) {
-  Tensor values;
-  if (data.is_quantized()) {
-    PARE_TRY(values, data.quantized()->dequantize());
-  } else {
-    values = data.dense();
-  }
+  PARE_TRY(const Tensor values, data.to_dense_tensor());
   int64_t first = -1;
   const int64_t count = is_floating(values.dtype()) ? count_overflow(values, target, &first) : 0;
   if (count == 0) return data;
@@ -110,10 +114,6 @@ Result<WeightData> fit_into(WeightData data, DType target, bool clamp, const std
   const float largest = target == DType::f16 ? 65504.0f : 3.38953139e38f;
   float* data_pointer = copy.mutable_data<float>();
   for (int64_t i = 0; i < copy.numel(); ++i) data_pointer[i] = std::clamp(data_pointer[i], -largest, largest);
-  // A quantized Conv1D weight is logical [out, in]; what goes to the sink is dense in the checkpoint's order.
-  if (data.is_quantized() && data.transposed) {
-    PARE_TRY(copy, transposed(copy));
-  }
   return WeightData{.form = copy, .transposed = false};
 }
 
@@ -121,7 +121,7 @@ TensorRecord record_of(const StoredTensor& tensor, bool to_pare) {
   TensorRecord record;
   record.name = tensor.name;
   const bool stays_quantized = to_pare && tensor.scheme;
-  record.kind = stays_quantized ? "quantized" : "dense";
+  record.kind = tensor.form_name();  // the sink writes what became of it
   record.scheme = tensor.scheme ? tensor.scheme->text() : std::string(dtype_name(tensor.dtype));
   record.shape.assign(tensor.shape.sizes().begin(), tensor.shape.sizes().end());
   record.method_asked = record.method_applied = tensor.scheme && !to_pare ? "dequantize" : "copy";
@@ -152,8 +152,9 @@ Result<Exit> run_gguf(const Options& options, const CommonOptions& common) {
     return option_error("-o", "the name of a GGUF file ends in .gguf", options.output.path, "NAME.gguf");
   if (options.gguf.type.empty())
     return option_error("--type", "GGUF needs a type", "", "for example Q4_K_M, Q8_0 or F16");
-  if (!options.output.dense_dtype.empty() || options.clamp || !options.max_shard.empty())
-    return option_error("--dtype, --clamp, --max-shard", "do not apply to GGUF", "gguf", "--type");
+  if (!options.output.dense_dtype.empty() || options.clamp || !options.max_shard.empty() ||
+      !options.sparse.empty())
+    return option_error("--dtype, --clamp, --max-shard, --sparse", "do not apply to GGUF", "gguf", "--type");
   GgufExportOptions gguf = options.gguf;
   gguf.model = options.model;
   return export_gguf(gguf, options.output, common);
@@ -166,6 +167,7 @@ Result<Exit> run_export(const Options& options, const CommonOptions& common) {
   static_cast<void>(device);  // copying and rounding give the same bytes on every one there is
   PARE_CHECK(check_format(options));
   PARE_TRY(const OutputOptions output, output_options(options));
+  PARE_TRY(SparseChoice sparse, SparseChoice::parse(options.sparse));
   if (const Dialect* dialect = find_dialect(options.format); dialect != nullptr)
     return export_dialect(options.model, *dialect, output, common);
   PARE_TRY(const OutputKind kind, output_kind(options.output.path));
@@ -179,13 +181,14 @@ Result<Exit> run_export(const Options& options, const CommonOptions& common) {
 
   uint64_t largest = 0;  // a tensor as stored, dequantized, and converted
   for (const StoredTensor& tensor : source->tensors()) {
-    largest = std::max(largest, tensor.bytes + 8 * uint64_t(tensor.shape.numel()));
+    largest = std::max(largest, tensor.bytes + (sparse.wanted() ? 12u : 8u) * uint64_t(tensor.shape.numel()));
   }
   PARE_CHECK(check_memory(common, largest, "raise --max-memory"));
 
   const auto start = std::chrono::steady_clock::now();
   Json canonical = Json::object();
   canonical["format"] = to_pare ? "pare" : "safetensors";
+  if (!options.sparse.empty()) canonical["sparse"] = options.sparse;
   canonical["dtype"] = output.dense_dtype.empty() ? Json("as stored") : Json(output.dense_dtype);
   PARE_TRY(Manifest manifest, start_manifest(*source, "export", std::move(canonical), common.seed));
   if (to_pare && source->manifest() != nullptr) {
@@ -202,11 +205,21 @@ Result<Exit> run_export(const Options& options, const CommonOptions& common) {
       if (const auto target = dense_dtype(options); target && !to_pare) {
         PARE_TRY(data, fit_into(std::move(data), *target, options.clamp, spec.name, source->path(), clamped));
       }
+      PARE_TRY(data, sparse.apply(std::move(data), spec));
       PARE_CHECK(sink->put(spec.name, data));
       source->release(spec.name);
       if (!to_pare || source->manifest() == nullptr) manifest.tensors.push_back(record_of(*stored, to_pare));
       progress.advance();
     }
+  }
+  if (sparse.wanted() && sparse.count() == 0) {
+    return Error{.exit = Exit::unsupported,
+                 .rule = "CL13",
+                 .path = "--sparse",
+                 .where = {},
+                 .what = "no linear is smaller in this form",
+                 .got = quote(options.sparse),
+                 .limit = {}};
   }
   PARE_CHECK(source->check_unchanged());
   PARE_CHECK(sink->finish(manifest));
@@ -222,6 +235,7 @@ Result<Exit> run_export(const Options& options, const CommonOptions& common) {
     json["tensors"] = Json(int64_t(model.tensors.size()));
     json["output_bytes"] = Json(bytes);
     json["clamped_values"] = Json(clamped);
+    json["sparse_tensors"] = Json(sparse.count());
     json["seconds"] = seconds;
     json["peak_resident_bytes"] = Json(peak_resident_bytes());
     print_json(json);
@@ -229,6 +243,8 @@ Result<Exit> run_export(const Options& options, const CommonOptions& common) {
     print_line(options.model + " -> " + options.output.path);
     print_line("  " + std::to_string(model.tensors.size()) + " tensors, " + format_bytes(bytes) + " in " +
                format_duration(seconds) + "; re-opened and compared");
+    if (sparse.wanted())
+      print_line("  " + std::to_string(sparse.count()) + " of them stored without their zeros");
     print_line("pare: done: " + std::to_string(model.tensors.size()) + " tensors, 0 fallback; " +
                std::to_string(clamped) + " values clamped");
   }
@@ -267,6 +283,11 @@ void add_export(CLI::App& app, Commands& commands) {
       ->type_name("SIZE");
   verb->add_flag("--clamp", options->clamp,
                  "clamp and count values that --dtype cannot hold, instead of stopping");
+  verb->add_option(
+          "--sparse", options->sparse,
+          ".pare only: store linears without their zeros where that is smaller: auto (the pattern with the "
+          "fewest bytes), unstructured, N:M, block-RxC; or off: with them (default: as stored)")
+      ->type_name("PATTERN");
   verb->add_flag("--force", options->output.force, "replace an existing output");
   add_common(verb, commands, true);
   verb->footer(

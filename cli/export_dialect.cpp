@@ -19,7 +19,7 @@ namespace {
 TensorRecord record_of(const StoredTensor& tensor) {
   TensorRecord record;
   record.name = tensor.name;
-  record.kind = tensor.scheme ? "quantized" : "dense";
+  record.kind = tensor.form_name();
   record.scheme = tensor.scheme ? tensor.scheme->text() : std::string(dtype_name(tensor.dtype));
   record.shape.assign(tensor.shape.sizes().begin(), tensor.shape.sizes().end());
   record.method_asked = record.method_applied = "copy";

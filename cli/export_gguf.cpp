@@ -69,7 +69,8 @@ class TensorWriter {
 
   Result<Written> make(const GgufPlanned& planned) const {
     const std::string& name = planned.spec->name;
-    PARE_TRY(const WeightData data, source_.load(name));
+    PARE_TRY(WeightData data, source_.load(name));
+    PARE_TRY(data, with_zero_codes(std::move(data), name));
     const GgufTypeInfo& info = gguf_type_info(planned.out.type);
     Written written;
     written.bytes.resize(planned.out.bytes());
@@ -94,10 +95,21 @@ class TensorWriter {
   }
 
  private:
+  // Sparse codes as codes for every weight, removed ones that of 0; without one only where they are rounded anew.
+  Result<WeightData> with_zero_codes(WeightData data, const std::string& name) const {
+    if (!data.is_sparse() || !data.sparse()->has_codes()) return data;
+    auto whole = data.sparse()->to_quantized(source_.path(), name);
+    if (!whole && options_.requantize) return data;
+    if (!whole) return whole.error();
+    data.form = std::make_shared<const QuantizedTensor>(std::move(*whole));
+    return data;
+  }
+
   // f32 [out, in], or a vector.
   Result<Tensor> as_floats(const TensorSpec& spec, const WeightData& data) const {
     if (data.is_quantized()) return data.quantized()->dequantize();
-    PARE_TRY(Tensor values, converted(data.dense(), DType::f32));
+    PARE_TRY(Tensor values, data.to_dense_tensor());
+    PARE_TRY(values, converted(values, DType::f32));
     if (spec.transposed) return transposed(values);
     return values;
   }

@@ -20,6 +20,7 @@ struct InspectOptions {
 struct Part {
   int64_t tensors = 0, parameters = 0;
   uint64_t bytes = 0;
+  int64_t kept = 0;  // weights that are there
 };
 
 const char* part_name(const TensorSpec& spec) {
@@ -47,9 +48,15 @@ const char* part_name(const TensorSpec& spec) {
   }
 }
 
-std::string form_name(const StoredTensor& tensor) {
-  if (!tensor.scheme) return std::string(dtype_name(tensor.dtype));
-  return tensor.scheme->text() + (tensor.activation ? ", " + tensor.activation->text() : "");
+// Share of the weights that are there, of a tensor with a pattern.
+std::optional<double> kept_share(const StoredTensor& tensor) {
+  if (!tensor.kept || tensor.shape.numel() == 0) return std::nullopt;
+  return double(*tensor.kept) / double(tensor.shape.numel());
+}
+
+std::string kept_text(const StoredTensor& tensor) {
+  const auto share = kept_share(tensor);
+  return share ? formatted(100.0 * *share, "%.1f %%") : "";
 }
 
 // What plain rounding would give, for the table "what would compress".
@@ -84,12 +91,13 @@ Result<Facts> gather(const WeightSource& source) {
   PARE_TRY(facts.model, describe_model(source));
   for (const TensorSpec& spec : facts.model.tensors) {
     const StoredTensor* stored = source.find(spec.name);
-    for (Part* part : {&facts.parts[part_name(spec)], &facts.forms[form_name(*stored)], &facts.total}) {
+    for (Part* part : {&facts.parts[part_name(spec)], &facts.forms[stored->form_text()], &facts.total}) {
       ++part->tensors;
       part->parameters += spec.shape.numel();
       part->bytes += stored->bytes;
+      part->kept += stored->is_sparse() && stored->kept ? *stored->kept : spec.shape.numel();
     }
-    facts.is_quantized = facts.is_quantized || stored->scheme.has_value();
+    facts.is_quantized = facts.is_quantized || stored->scheme.has_value() || stored->is_low_rank();
   }
   if (source.asset("tokenizer.json") != nullptr) {
     PARE_TRY(const auto tokenizer, load_tokenizer(source));
@@ -110,6 +118,8 @@ Json part_json(const Part& part) {
   json["tensors"] = Json(part.tensors);
   json["parameters"] = Json(part.parameters);
   json["bytes"] = Json(part.bytes);
+  json["kept"] = Json(part.kept);
+  json["bits_per_weight"] = bits_per_weight(part);
   return json;
 }
 
@@ -133,11 +143,16 @@ Json config_json(const ModelConfig& config) {
 Json tensor_json(const StoredTensor& tensor) {
   Json json = Json::object();
   json["name"] = sanitize(tensor.name);
-  json["form"] = form_name(tensor);
+  json["form"] = tensor.form_text();
+  json["kind"] = tensor.form_name();
   Json shape = Json::array();
   for (int64_t size : tensor.shape.sizes()) shape.push_back(Json(size));
   json["shape"] = std::move(shape);
   json["bytes"] = Json(tensor.bytes);
+  json["bits_per_weight"] = 8.0 * double(tensor.bytes) / double(std::max<int64_t>(1, tensor.shape.numel()));
+  if (!tensor.pattern.empty()) json["pattern"] = tensor.pattern;
+  if (const auto share = kept_share(tensor)) json["kept_share"] = *share;
+  if (tensor.rank) json["rank"] = Json(*tensor.rank);
   return json;
 }
 
@@ -197,10 +212,12 @@ void print_parts(const Facts& facts) {
   }
   print_line("");
   print(parts.text());
-  Table forms({"stored as", ">tensors", ">parameters", ">bytes", ">bits/weight"});
+  Table forms({"stored as", ">tensors", ">parameters", ">kept", ">bytes", ">bits/weight"});
   for (const auto& [name, part] : facts.forms) {
-    forms.row({name, std::to_string(part.tensors), format_count(uint64_t(part.parameters)),
-               format_bytes(part.bytes), formatted(bits_per_weight(part), "%.3f")});
+    forms.row(
+        {name, std::to_string(part.tensors), format_count(uint64_t(part.parameters)),
+         formatted(100.0 * double(part.kept) / double(std::max<int64_t>(1, part.parameters)), "%.1f %%"),
+         format_bytes(part.bytes), formatted(bits_per_weight(part), "%.3f")});
   }
   print_line("");
   print(forms.text());
@@ -251,9 +268,10 @@ Result<Exit> run_inspect(const InspectOptions& options, const CommonOptions& com
   if (!facts.estimates.empty()) print_estimates(facts);
   if (source->manifest() != nullptr) print_manifest(*source->manifest());
   if (options.tensors) {
-    Table table({"tensor", "stored as", "shape", ">bytes"});
+    Table table({"tensor", "stored as", "shape", ">kept", ">bytes"});
     for (const StoredTensor& tensor : source->tensors()) {
-      table.row({sanitize(tensor.name), form_name(tensor), tensor.shape.text(), format_count(tensor.bytes)});
+      table.row({sanitize(tensor.name), tensor.form_text(), tensor.shape.text(), kept_text(tensor),
+                 format_count(tensor.bytes)});
     }
     print_line("");
     print(table.text());

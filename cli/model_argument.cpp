@@ -2,6 +2,7 @@
 
 #include "engine/core/log.h"
 #include "engine/core/text.h"
+#include "engine/models/weight.h"
 #include "formats/open_model.h"
 #include "formats/tokenizer_files.h"
 
@@ -35,6 +36,12 @@ std::string short_name(const std::string& path) {
   while (name.size() > 1 && name.back() == '/') name.remove_suffix(1);
   const size_t slash = name.rfind('/');
   return std::string(slash == std::string_view::npos ? name : name.substr(slash + 1));
+}
+
+uint64_t running_bytes(const WeightSource& source) {
+  uint64_t bytes = 0;
+  for (const StoredTensor& tensor : source.tensors()) bytes += Weight::planned_bytes(tensor);
+  return bytes;
 }
 
 uint64_t stored_bytes(const WeightSource& source) {

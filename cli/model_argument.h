@@ -26,5 +26,7 @@ std::string short_name(const std::string& path);
 
 // Bytes of all weights as stored.
 uint64_t stored_bytes(const WeightSource& source);
+// Bytes of the weights while the model runs: sparse ones are unpacked.
+uint64_t running_bytes(const WeightSource& source);
 
 }  // namespace pare::cli

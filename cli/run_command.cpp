@@ -148,7 +148,7 @@ Result<Exit> run_model(const Options& options, const CommonOptions& common) {
   const int64_t positions =
       std::min<int64_t>(context, int64_t(prompt.size()) + 1 + options.generate.max_new_tokens);
   PARE_CHECK(check_memory(common,
-                          stored_bytes(*source) + KvCache::bytes_for(description.config, 1, positions),
+                          running_bytes(*source) + KvCache::bytes_for(description.config, 1, positions),
                           "weights and cache need this much"));
   PARE_TRY(const std::vector<int32_t> ids, encode_prompt(options, *tokenizer, prompt));
   PARE_TRY(auto session, Session::open(source, tokenizer, device, options.context, kv));

@@ -70,13 +70,16 @@ Result<double> relative_error(const Tensor& original, const Tensor& compressed, 
 
 Result<Tensor> floats_of(const WeightSource& source, const std::string& name) {
   PARE_TRY(const WeightData data, source.load(name));
-  if (data.is_quantized()) return data.quantized()->dequantize();
-  return converted(data.dense(), DType::f32);
+  PARE_TRY(Tensor values, data.to_dense_tensor());
+  if (values.dtype() == DType::f32) return values;
+  return converted(values, DType::f32);
 }
 
 // Matrices whose stored form is not the original's.
 bool is_compressed(const StoredTensor& original, const StoredTensor& compressed) {
-  return compressed.shape.rank() == 2 && original.scheme != compressed.scheme;
+  const bool is_same = original.scheme == compressed.scheme && original.pattern == compressed.pattern &&
+                       original.rank == compressed.rank;
+  return compressed.shape.rank() == 2 && !is_same;
 }
 
 class DamageRun {
@@ -151,7 +154,7 @@ class DamageRun {
       const StoredTensor *own = after.find(spec.name), *other = before.find(spec.name);
       if (own == nullptr || other == nullptr || !is_compressed(*other, *own)) continue;
       WeightDamage weight{.name = spec.name, .block = block, .scheme = {}, .original = {}, .compressed = {}};
-      weight.scheme = own->scheme ? own->scheme->text() : std::string(dtype_name(own->dtype));
+      weight.scheme = own->is_quantized() ? own->scheme->text() : own->form_text();
       {
         PARE_TRY(const Tensor values, floats_of(before, spec.name));
         weight.original = value_histogram(values, largest_magnitude(values));

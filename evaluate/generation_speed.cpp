@@ -9,6 +9,7 @@
 
 #include "engine/core/assert.h"
 #include "engine/core/text.h"
+#include "engine/models/weight.h"
 #include "engine/run/sequence_runner.h"
 #include "evaluate/statistics.h"
 
@@ -213,7 +214,7 @@ Result<uint64_t> speed_memory(const std::shared_ptr<const WeightSource>& source,
     const bool is_twice = stored->scheme && spec.role == Role::embedding && model->config().tied_head;
     const uint64_t as_floats = spec.shape.rank() < 2 ? 4 * uint64_t(spec.shape.numel()) : 0;
     const uint64_t as_bf16 = stored->scheme ? 0 : 2 * uint64_t(spec.shape.numel());
-    const uint64_t one = std::max({stored->bytes, as_floats, as_bf16});
+    const uint64_t one = std::max({Weight::planned_bytes(*stored), as_floats, as_bf16});
     bytes += one + one / 16 + (is_twice ? one + one / 16 : 0);
   }
   return bytes;

@@ -82,25 +82,19 @@ class DirectorySink : public WeightSink {
  private:
   // Dense, contiguous, in the type of the output, finite there, and laid out as the checkpoint has it.
   Result<Tensor> stored_form(std::string_view name, const WeightData& weight) {
-    Tensor tensor;
-    if (weight.is_quantized()) {
-      PARE_CHECK(weight.quantized()->validate(path_, name));
-      PARE_TRY(tensor, weight.quantized()->dequantize());
-      if (weight.transposed) {
-        PARE_TRY(tensor, transposed(tensor));
-      }
-      is_changed_ = is_dequantized_ = true;
-    } else {
-      tensor = weight.dense();
-    }
-    if (options_.dense_dtype && is_weight_dtype(tensor.dtype()) && tensor.dtype() != *options_.dense_dtype) {
+    if (!weight.is_dense()) PARE_CHECK(weight.validate(path_, name));
+    PARE_TRY(Tensor tensor, weight.to_dense_tensor());
+    const StoredTensor stored = weight.described(std::string(name));
+    if (stored.scheme) is_changed_ = is_dequantized_ = true;
+    std::optional<DType> target = options_.dense_dtype;
+    if (weight.is_low_rank() && !target) target = stored.dtype;  // the product in the type of its factors
+    if (target && is_weight_dtype(tensor.dtype()) && tensor.dtype() != *target) {
       int64_t first = -1;
-      if (const int64_t count = count_overflow(tensor, *options_.dense_dtype, &first); count > 0) {
+      if (const int64_t count = count_overflow(tensor, *target, &first); count > 0) {
         return fault(Exit::numeric, "NU03", path_, quote(name) + index_text(tensor.shape(), first),
-                     "value overflows " + std::string(dtype_name(*options_.dense_dtype)),
-                     std::to_string(count), "0");
+                     "value overflows " + std::string(dtype_name(*target)), std::to_string(count), "0");
       }
-      PARE_TRY(tensor, converted(tensor, *options_.dense_dtype));
+      PARE_TRY(tensor, converted(tensor, *target));
       is_changed_ = true;
     }
     PARE_CHECK(require_finite(tensor, std::string(name), path_));
@@ -163,8 +157,8 @@ Result<std::unique_ptr<WeightSink>> create_directory(const std::string& path, co
   WriteOptions write = options.write;
   if (write.expected_bytes == 0) write.expected_bytes = options.expected_bytes;
   PARE_TRY(DirWriter folder, DirWriter::create(path, write));
-  return std::unique_ptr<WeightSink>(
-      std::make_unique<DirectorySink>(path, std::make_unique<DirWriter>(std::move(folder)), options, std::move(check)));
+  return std::unique_ptr<WeightSink>(std::make_unique<DirectorySink>(
+      path, std::make_unique<DirWriter>(std::move(folder)), options, std::move(check)));
 }
 
 }  // namespace pare

@@ -181,7 +181,8 @@ Status check_manifest(const PareDirectory& directory, std::string_view path) {
       return malformed("PK22", path, where + ".kind", "differs from the tensor", quote(record.kind),
                        std::string(form_name(tensor.form)));
     }
-    const std::string scheme = tensor.scheme ? tensor.scheme->text() : std::string();
+    const QuantScheme* codes = tensor.any_scheme();
+    const std::string scheme = codes != nullptr ? codes->text() : std::string();
     if (record.scheme != scheme)
       return malformed("PK22", path, where + ".scheme", "differs from the tensor", quote(record.scheme),
                        quote(scheme));

@@ -9,44 +9,11 @@
 #include "engine/core/text.h"
 #include "formats/fault.h"
 #include "formats/pare_directory.h"
+#include "formats/pare_forms.h"
 #include "formats/pare_frame.h"
 #include "formats/pare_layout.h"
 
 namespace pare {
-namespace {
-
-// Row pointers rise from 0 to the number of kept weights; columns rise inside a row.
-Status check_sparse_values(const PareTensor& tensor, const Tensor& pointers, const Tensor& columns,
-                           const std::string& path) {
-  const std::string where = "tensor " + quote(tensor.name);
-  const int64_t kept = columns.numel();
-  const int64_t* row = pointers.data<int64_t>();
-  for (int64_t i = 0; i < pointers.numel(); ++i) {
-    const int64_t lowest = i == 0 ? 0 : row[i - 1];
-    const int64_t highest = i == 0 ? 0 : kept;
-    const bool is_last = i + 1 == pointers.numel();
-    if (row[i] >= lowest && row[i] <= highest && (!is_last || row[i] == kept)) continue;
-    return malformed("PK11", path, fmt::format("{}.row_pointers[{}]", where, i), "not monotone",
-                     std::to_string(row[i]),
-                     is_last ? std::to_string(kept) : fmt::format("{} to {}", lowest, highest));
-  }
-  const int32_t* column = columns.data<int32_t>();
-  for (int64_t r = 0; r + 1 < pointers.numel(); ++r) {
-    int64_t lowest = 0;
-    for (int64_t i = row[r]; i < row[r + 1]; ++i) {
-      if (column[i] < lowest || column[i] >= tensor.shape[1]) {
-        return malformed("PK11", path, fmt::format("{}.columns[{}]", where, i),
-                         "column index out of range or order", std::to_string(column[i]),
-                         fmt::format("{} to {}", lowest, tensor.shape[1] - 1));
-      }
-      lowest = int64_t{column[i]} + 1;
-    }
-  }
-  return {};
-}
-
-}  // namespace
-
 Result<std::shared_ptr<const PareFile>> PareFile::open(InputFile input) {
   const std::shared_ptr<PareFile> result(new PareFile(std::move(input)));
   PARE_TRY(const PareFrame frame, read_pare_frame(result->file_));
@@ -106,46 +73,21 @@ Tensor PareFile::view(const ParePart& part) const {
                 part.shape);
 }
 
-std::shared_ptr<const QuantizedTensor> PareFile::quantized(const PareTensor& tensor) const {
-  auto result = std::make_shared<QuantizedTensor>();
-  result->scheme = *tensor.scheme;
-  result->shape = tensor.shape;
-  result->activation = tensor.activation;
-  for (const ParePart& part : tensor.parts) {
-    if (part.role == "codes") result->codes = view(part);
-    if (part.role == "scales") result->scales = view(part);
-    if (part.role == "zero_points") result->zero_points = view(part);
-    if (part.role == "minimums") result->minimums = view(part);
-    if (part.role == "group_index") result->group_index = view(part);
-    if (part.role == "codebook") result->codebook = view(part);
-  }
-  return result;
-}
-
 Status PareFile::check_values(const PareTensor& tensor) const {
-  if (tensor.form == PareForm::quantized) return quantized(tensor)->validate(path(), tensor.name);
-  if (tensor.form == PareForm::sparse) {
-    return check_sparse_values(tensor, view(*tensor.part("row_pointers")), view(*tensor.part("columns")),
-                               path());
-  }
-  return {};
+  if (tensor.form == PareForm::dense || tensor.form == PareForm::alias) return {};
+  PARE_TRY(const WeightData weight, load(tensor));
+  PARE_CHECK(weight.validate(path(), tensor.name));
+  const PareContent& content = tensor.base ? *tensor.base : tensor;
+  if (content.form != PareForm::sparse) return {};
+  const int64_t kept = *weight.described(tensor.name).kept;
+  if (kept == content.kept) return {};
+  return malformed("PK11", path(), "tensor " + quote(tensor.name) + ".kept",
+                   "differs from the weights that are there", std::to_string(content.kept),
+                   std::to_string(kept));
 }
 
 Result<WeightData> PareFile::load(const PareTensor& tensor) const {
-  switch (tensor.form) {
-    case PareForm::dense:
-      return WeightData{view(tensor.parts[0]), false};
-    case PareForm::quantized:
-      return WeightData{quantized(tensor), tensor.transposed};
-    case PareForm::sparse:
-    case PareForm::low_rank:
-      return unsupported("PK20", path(), "tensor " + quote(tensor.name) + ".form",
-                         "this form cannot be loaded yet", std::string(form_name(tensor.form)));
-    case PareForm::alias:
-      break;
-  }
-  PARE_ASSERT(false, "[pare] load of the alias {}", tensor.name);
-  return Error{};
+  return weight_of(tensor, [this](const ParePart& part) { return view(part); });
 }
 
 void PareFile::release(const PareTensor& tensor) const {

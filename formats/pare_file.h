@@ -28,17 +28,16 @@ class PareFile {
   // The bytes of an asset, decompressed into exactly the size that the directory declares (PK12).
   Result<std::string> decode(const PareBlob& blob) const;
 
-  // Views of the mapping. Sparse and low-rank tensors: their values are checked, then exit 4. `tensor` is no
-  // alias.
+  // Views of the mapping, values unchecked. `tensor` is no alias.
   Result<WeightData> load(const PareTensor& tensor) const;
-  // Scales, codes, indices (PK07, PK08, PK10, PK11).
+  // Scales, codes, masks, indices, finite values of sparse and low-rank tensors (PK07, PK08, PK10, PK11,
+  // NU01, NU02).
   Status check_values(const PareTensor& tensor) const;
   void release(const PareTensor& tensor) const;
 
  private:
   explicit PareFile(InputFile file) : file_(std::move(file)) {}
   Tensor view(const ParePart& part) const;
-  std::shared_ptr<const QuantizedTensor> quantized(const PareTensor& tensor) const;
   InputFile file_;
   uint64_t payload_end_ = 0;
   PareDirectory directory_;

@@ -11,6 +11,7 @@
 #include "engine/core/hash.h"
 #include "engine/core/json.h"
 #include "engine/tensor/activation_quant.h"
+#include "engine/tensor/mask.h"
 #include "engine/tensor/quant_scheme.h"
 #include "engine/tensor/shape.h"
 
@@ -40,21 +41,33 @@ struct ParePart {
   Hash128 sum;
 };
 
-struct PareTensor {
-  std::string name;
+// What the parts of a tensor, or of the base of a low-rank one, mean.
+struct PareContent {
   PareForm form = PareForm::dense;
-  Shape shape;                                // logical; of dense tensors as stored
-  bool transposed = false;                    // quantized: the checkpoint stores [in, out]
-  std::optional<QuantScheme> scheme;          // quantized
-  std::optional<ActivationQuant> activation;  // quantized, optional: how its input is rounded
-  std::string pattern;                        // sparse: text of the SparsityPattern
-  std::string target;                         // alias: the tensor whose parts are used
+  std::optional<QuantScheme> scheme;          // quantized, and sparse with codes
+  std::optional<ActivationQuant> activation;  // with a scheme, optional: how its input is rounded
+  std::optional<SparsityPattern> pattern;     // sparse
+  int64_t kept = 0;                           // sparse: weights that are there
+};
+
+struct PareTensor : PareContent {
+  std::string name;
+  Shape shape;              // logical; of dense tensors as stored
+  bool transposed = false;  // not dense: the checkpoint stores [in, out]
+  std::optional<PareContent>
+      base;            // low_rank, optional: what the product is added to; its parts are "base.ROLE"
+  std::string target;  // alias: the tensor whose parts are used
   std::vector<ParePart> parts;
 
   const ParePart* part(std::string_view role) const {
     for (const ParePart& part : parts)
       if (part.role == role) return &part;
     return nullptr;
+  }
+  // The scheme of the codes that are there, also of a base.
+  const QuantScheme* any_scheme() const {
+    if (base) return base->scheme ? &*base->scheme : nullptr;
+    return scheme ? &*scheme : nullptr;
   }
 };
 

@@ -9,11 +9,11 @@
 #include "engine/core/assert.h"
 #include "engine/core/limits.h"
 #include "engine/core/text.h"
-#include "engine/tensor/tensor_scan.h"
 #include "formats/asset_files.h"
 #include "formats/fault.h"
 #include "formats/pare_directory.h"
 #include "formats/pare_file.h"
+#include "formats/pare_forms.h"
 #include "formats/pare_frame.h"
 #include "formats/self_check.h"
 #include "formats/stored_manifest.h"
@@ -68,29 +68,13 @@ class PareSink : public WeightSink {
     PareTensor tensor;
     tensor.name = name;
     Xxh3Stream all;
-    if (weight.is_quantized()) {
-      const QuantizedTensor& quantized = *weight.quantized();
-      PARE_CHECK(quantized.validate(path_, name));
-      tensor.form = PareForm::quantized;
-      tensor.shape = quantized.shape;
-      tensor.scheme = quantized.scheme;
-      tensor.activation = quantized.activation;
-      tensor.transposed = weight.transposed;
-      PARE_CHECK(write_part("codes", quantized.codes, tensor, all));
-      PARE_CHECK(write_part("scales", quantized.scales, tensor, all));
-      PARE_CHECK(write_part("zero_points", quantized.zero_points, tensor, all));
-      PARE_CHECK(write_part("minimums", quantized.minimums, tensor, all));
-      PARE_CHECK(write_part("group_index", quantized.group_index, tensor, all));
-      PARE_CHECK(write_part("codebook", quantized.codebook, tensor, all));
-    } else {
-      PARE_CHECK(require_finite(weight.dense(), tensor.name, path_));
-      tensor.shape = weight.dense().shape();
-      PARE_CHECK(write_part("values", weight.dense(), tensor, all));
-    }
+    PARE_CHECK(weight.validate(path_, name));
+    for (const auto& [role, part] : parts_of(weight, tensor)) PARE_CHECK(write_part(role, part, tensor, all));
     const auto sizes = tensor.shape.sizes();
     written_.push_back({tensor.name, std::string(form_name(tensor.form)),
-                        tensor.scheme ? tensor.scheme->text() : "",
-                        std::vector<int64_t>(sizes.begin(), sizes.end()), all.digest()});
+                        tensor.any_scheme() != nullptr ? tensor.any_scheme()->text() : "",
+                        std::vector<int64_t>(sizes.begin(), sizes.end()), all.digest(),
+                        weight.described(tensor.name).pattern});
     directory_.tensors.push_back(std::move(tensor));
     return {};
   }
@@ -114,8 +98,7 @@ class PareSink : public WeightSink {
   uint64_t bytes_written() const override { return writer_.position(); }
 
  private:
-  Status write_part(const char* role, const Tensor& values, PareTensor& tensor, Xxh3Stream& all) {
-    if (!values.defined()) return {};
+  Status write_part(const std::string& role, const Tensor& values, PareTensor& tensor, Xxh3Stream& all) {
     ParePart part;
     part.role = role;
     part.dtype = values.dtype();
@@ -176,8 +159,7 @@ class PareSink : public WeightSink {
             file->check_part(tensor.parts[p], "tensor " + quote(tensor.name) + "." + tensor.parts[p].role)));
       }
       PARE_TRY(const WeightData weight, file->load(tensor));
-      if (weight.is_quantized())
-        PARE_CHECK(check_dequantized_finite(*weight.quantized(), tensor.name, path_));
+      PARE_CHECK(check_weight_finite(weight, tensor.name, path_));
       file->release(tensor);
     }
     return {};

@@ -10,6 +10,7 @@
 #include "formats/directory_source.h"
 #include "formats/fault.h"
 #include "formats/pare_file.h"
+#include "formats/pare_forms.h"
 
 namespace pare {
 namespace {
@@ -39,10 +40,9 @@ class PareSource : public WeightSource {
               [&](size_t a, size_t b) { return all[a].name < all[b].name; });
     for (const PareTensor& tensor : all) {
       const PareTensor& stored = all[resolved(tensor)];
-      StoredTensor listed{tensor.name, DType::f32, tensor.shape, stored.scheme, stored.transposed, 0};
-      listed.dtype = stored.scheme ? stored.scheme->scale_dtype : stored.parts.back().dtype;
-      listed.activation = stored.activation;
-      for (const ParePart& part : tensor.parts) listed.bytes += part.bytes;
+      StoredTensor listed = listed_tensor(stored);
+      listed.name = tensor.name;
+      if (&stored != &tensor) listed.bytes = 0;  // an alias has no bytes of its own
       tensors_.push_back(std::move(listed));
     }
     checked_ = std::vector<std::atomic<bool>>(all.size());

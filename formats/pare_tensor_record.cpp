@@ -6,7 +6,6 @@
 #include <array>
 
 #include "engine/core/limits.h"
-#include "engine/tensor/mask.h"
 #include "formats/pare_directory.h"
 #include "formats/pare_json.h"
 #include "formats/tensor_name.h"
@@ -66,98 +65,50 @@ Result<PareForm> parse_form(const MemberReader& reader) {
   return unsupported("PK20", reader.path, reader.where + ".form", "unknown to this version", quote(text));
 }
 
-// One part that a form needs.
-struct Expected {
-  const char* role;
-  DType dtype;
-  Shape shape;
-};
-
-std::string parts_text(const PareTensor& tensor) {
-  std::string text;
-  for (const ParePart& part : tensor.parts) text += (text.empty() ? "" : ", ") + part.role;
-  return text.empty() ? "none" : quote(text);
+// Scheme, pattern and what belongs to them.
+void add_content(const PareContent& content, Json& json) {
+  if (content.pattern) {
+    json["pattern"] = content.pattern->text();
+    json["kept"] = Json(content.kept);
+  }
+  if (content.scheme) json["scheme"] = content.scheme->to_json();
+  if (content.activation) json["activation"] = content.activation->to_json();
 }
 
-Status check_expected(const PareTensor& tensor, const std::vector<Expected>& expected, const char* rule,
-                      std::string_view path) {
-  const std::string where = "tensor " + quote(tensor.name);
-  std::string roles;
-  for (const Expected& e : expected) roles += (roles.empty() ? "" : ", ") + std::string(e.role);
-  if (tensor.parts.size() != expected.size()) {
-    return malformed(rule, path, where + ".parts", "not the parts of this form", parts_text(tensor), roles);
+Status read_content(const MemberReader& reader, PareContent& content) {
+  if (content.form == PareForm::sparse) {
+    PARE_TRY(const std::string text, reader.text("pattern"));
+    auto pattern = SparsityPattern::parse(text);
+    if (!pattern) return reader.error("PK11", "pattern", "not a pattern", quote(text));
+    content.pattern = *pattern;
+    PARE_TRY(const uint64_t kept, reader.size("kept"));
+    content.kept = static_cast<int64_t>(std::min<uint64_t>(kept, INT64_MAX));
   }
-  for (size_t i = 0; i < expected.size(); ++i) {
-    const ParePart& part = tensor.parts[i];
-    if (part.role != expected[i].role)
-      return malformed(rule, path, where + ".parts", "not the parts of this form", parts_text(tensor), roles);
-    if (part.dtype != expected[i].dtype || part.shape != expected[i].shape) {
-      return malformed(rule, path, fmt::format("{}.{}", where, part.role),
-                       "part does not fit shape and scheme",
-                       fmt::format("{} {}", dtype_name(part.dtype), part.shape.text()),
-                       fmt::format("{} {}", dtype_name(expected[i].dtype), expected[i].shape.text()));
-    }
+  const bool may_have_codes = content.form == PareForm::sparse && reader.object.find("scheme") != nullptr;
+  if (content.form == PareForm::quantized || may_have_codes) {
+    PARE_TRY(const Json* scheme, reader.object_member("scheme"));
+    PARE_TRY(content.scheme, QuantScheme::from_json(*scheme, reader.path, reader.where));
+  }
+  if (const Json* activation = reader.object.find("activation"); activation != nullptr) {
+    if (!content.scheme)
+      return reader.error("PK09", "activation", "given for a tensor that is not quantized");
+    PARE_TRY(content.activation,
+             ActivationQuant::from_json(*activation, reader.path, reader.where + ".activation"));
   }
   return {};
 }
 
-Status check_quantized(const PareTensor& tensor, std::string_view path) {
-  if (tensor.shape.rank() != 2) {
-    return malformed("PK28", path, "tensor " + quote(tensor.name) + ".shape",
-                     "quantized tensor is not a matrix", tensor.shape.text());
+Result<PareContent> read_base(const MemberReader& reader) {
+  PARE_TRY(const Json* object, reader.object_member("base"));
+  const MemberReader base{*object, reader.path, reader.where + ".base"};
+  PareContent content;
+  PARE_TRY(content.form, parse_form(base));
+  if (content.form == PareForm::low_rank || content.form == PareForm::alias) {
+    return base.error("PK11", "form", "cannot be the base of a product", std::string(form_name(content.form)),
+                      "dense, quantized or sparse");
   }
-  using Offset = QuantScheme::Offset;
-  const QuantScheme& scheme = *tensor.scheme;
-  const int64_t out = tensor.shape[0], in = tensor.shape[1];
-  const Shape per_group{scheme.granularity == QuantScheme::Granularity::tensor ? 1 : out, scheme.groups(in)};
-  std::vector<Expected> expected = {{"codes", DType::u8, Shape{out, scheme.row_bytes(in)}},
-                                    {"scales", scheme.scale_dtype, per_group}};
-  if (scheme.offset == Offset::zero_point) expected.push_back({"zero_points", DType::u8, per_group});
-  if (scheme.offset == Offset::minimum) expected.push_back({"minimums", scheme.scale_dtype, per_group});
-  const bool has_index = tensor.part("group_index") != nullptr;
-  if (has_index && scheme.granularity == QuantScheme::Granularity::group)
-    expected.push_back({"group_index", DType::i32, Shape{in}});
-  if (scheme.kind == QuantScheme::Kind::codebook && scheme.codebook == "custom") {
-    expected.push_back({"codebook", DType::f32, Shape{scheme.code_count()}});
-  }
-  return check_expected(tensor, expected, "PK28", path);
-}
-
-// Compressed rows: where each row begins, the column of each kept weight, its value.
-Status check_sparse(const PareTensor& tensor, std::string_view path) {
-  const std::string where = "tensor " + quote(tensor.name);
-  const ParePart* columns = tensor.part("columns");
-  const ParePart* values = tensor.part("values");
-  if (tensor.shape.rank() != 2 || columns == nullptr || values == nullptr || columns->shape.rank() != 1) {
-    return malformed("PK11", path, where + ".parts", "not a sparse matrix", parts_text(tensor),
-                     "row_pointers, columns, values");
-  }
-  if (!SparsityPattern::parse(tensor.pattern))
-    return malformed("PK11", path, where + ".pattern", "not a pattern", quote(tensor.pattern));
-  const int64_t kept = columns->shape[0];
-  if (kept > tensor.shape.numel()) {
-    return malformed("PK11", path, where + ".columns", "more kept weights than weights", std::to_string(kept),
-                     std::to_string(tensor.shape.numel()));
-  }
-  return check_expected(tensor,
-                        {{"row_pointers", DType::i64, Shape{tensor.shape[0] + 1}},
-                         {"columns", DType::i32, Shape{kept}},
-                         {"values", values->dtype, Shape{kept}}},
-                        "PK11", path);
-}
-
-Status check_low_rank(const PareTensor& tensor, std::string_view path) {
-  const ParePart* left = tensor.part("left");
-  if (tensor.shape.rank() != 2 || left == nullptr || left->shape.rank() != 2 ||
-      !is_weight_dtype(left->dtype)) {
-    return malformed("PK11", path, "tensor " + quote(tensor.name) + ".parts", "not a product of two matrices",
-                     parts_text(tensor), "left, right");
-  }
-  const int64_t rank = left->shape[1];
-  return check_expected(tensor,
-                        {{"left", left->dtype, Shape{tensor.shape[0], rank}},
-                         {"right", left->dtype, Shape{rank, tensor.shape[1]}}},
-                        "PK11", path);
+  PARE_CHECK(read_content(base, content));
+  return content;
 }
 
 }  // namespace
@@ -208,12 +159,15 @@ Json tensor_record(const PareTensor& tensor) {
   json["name"] = tensor.name;
   json["form"] = form_name(tensor.form);
   json["shape"] = shape_record(tensor.shape);
-  if (tensor.form == PareForm::quantized) {
+  if (tensor.form != PareForm::dense && tensor.form != PareForm::alias)
     json["transposed"] = tensor.transposed;
-    json["scheme"] = tensor.scheme->to_json();
-    if (tensor.activation) json["activation"] = tensor.activation->to_json();
+  add_content(tensor, json);
+  if (tensor.base) {
+    Json base = Json::object();
+    base["form"] = form_name(tensor.base->form);
+    add_content(*tensor.base, base);
+    json["base"] = std::move(base);
   }
-  if (tensor.form == PareForm::sparse) json["pattern"] = tensor.pattern;
   if (tensor.form == PareForm::alias) json["target"] = tensor.target;
   Json parts = Json::array();
   for (const ParePart& part : tensor.parts) parts.push_back(part_record(part, true));
@@ -243,18 +197,12 @@ Result<PareTensor> parse_tensor_record(const Json& json, std::string_view path, 
   }
   PARE_TRY(tensor.form, parse_form(reader));
   PARE_TRY(tensor.shape, parse_shape(reader));
-  if (tensor.form == PareForm::quantized) {
+  if (tensor.form != PareForm::dense && tensor.form != PareForm::alias) {
     PARE_TRY(tensor.transposed, reader.flag("transposed"));
-    PARE_TRY(const Json* scheme, reader.object_member("scheme"));
-    PARE_TRY(tensor.scheme, QuantScheme::from_json(*scheme, path, reader.where));
   }
-  if (const Json* activation = json.find("activation"); activation != nullptr) {
-    if (tensor.form != PareForm::quantized)
-      return reader.error("PK09", "activation", "given for a tensor that is not quantized");
-    PARE_TRY(tensor.activation, ActivationQuant::from_json(*activation, path, reader.where + ".activation"));
-  }
-  if (tensor.form == PareForm::sparse) {
-    PARE_TRY(tensor.pattern, reader.text("pattern"));
+  PARE_CHECK(read_content(reader, tensor));
+  if (tensor.form == PareForm::low_rank && json.find("base") != nullptr) {
+    PARE_TRY(tensor.base, read_base(reader));
   }
   if (tensor.form == PareForm::alias) {
     PARE_TRY(tensor.target, reader.text("target"));
@@ -266,24 +214,6 @@ Result<PareTensor> parse_tensor_record(const Json& json, std::string_view path, 
     tensor.parts.push_back(std::move(part));
   }
   return tensor;
-}
-
-Status check_parts(const PareTensor& tensor, std::string_view path) {
-  switch (tensor.form) {
-    case PareForm::dense: {
-      const DType dtype = tensor.parts.empty() ? DType::u8 : tensor.parts[0].dtype;
-      return check_expected(tensor, {{"values", dtype, tensor.shape}}, "PK28", path);
-    }
-    case PareForm::quantized:
-      return check_quantized(tensor, path);
-    case PareForm::sparse:
-      return check_sparse(tensor, path);
-    case PareForm::low_rank:
-      return check_low_rank(tensor, path);
-    case PareForm::alias:
-      return check_expected(tensor, {}, "PK29", path);
-  }
-  return {};
 }
 
 }  // namespace pare

@@ -64,6 +64,8 @@ Manifest completed_manifest(const Manifest& manifest, const std::vector<WrittenT
       given.erase(found);
       const bool dequantized = tensor.scheme.empty() && record.kind == "quantized" && !record.scheme.empty();
       if (dequantized) record.extra["dequantized_from"] = record.scheme;
+      const bool expanded = tensor.kind == "dense" && (record.kind == "sparse" || record.kind == "low_rank");
+      if (expanded) record.extra["expanded_from"] = record.kind;
     } else {
       record.name = tensor.name;
       record.method_asked = record.method_applied = "copy";
@@ -71,6 +73,7 @@ Manifest completed_manifest(const Manifest& manifest, const std::vector<WrittenT
     record.kind = tensor.kind;
     record.scheme = tensor.scheme;
     record.shape = tensor.shape;
+    if (!tensor.pattern.empty()) record.extra["pattern"] = tensor.pattern;
     record.extra[kTensorSumKey] = tensor.sum.hex();
     result.tensors.push_back(std::move(record));
   }

@@ -41,10 +41,11 @@ class StoredManifest {
 // A tensor as it was written.
 struct WrittenTensor {
   std::string name;
-  std::string kind;    // "dense", "quantized"
+  std::string kind;    // "dense", "quantized", "sparse", "low_rank"
   std::string scheme;  // text of the scheme; empty for dense ones
   std::vector<int64_t> shape;
-  Hash128 sum;  // of the stored bytes, all parts in order
+  Hash128 sum;              // of the stored bytes, all parts in order
+  std::string pattern = {};  // of sparse ones, or of a sparse base
 };
 
 // The manifest of an output: the records that the command made, put right by what was really stored (a

@@ -125,7 +125,7 @@ Result<VerifyReport> verify_directory(const std::string& path) {
   if (!checkpoint) return with_fault(std::move(report), std::move(checkpoint).error());
   for (const CheckpointFile& file : checkpoint->files) report.bytes += file.file->size_bytes();
   for (const StoredTensor& tensor : (*source)->tensors()) {
-    if (!tensor.scheme) continue;
+    if (tensor.is_dense()) continue;
     if (auto loaded = (*source)->load(tensor.name); !loaded)
       report.faults.push_back(std::move(loaded).error());
     (*source)->release(tensor.name);

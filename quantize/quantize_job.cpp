@@ -2,6 +2,7 @@
 
 #include "calibrate/input_check.h"
 #include "engine/tensor/tensor_scan.h"
+#include "quantize/sparse_codes.h"
 
 namespace pare {
 namespace {
@@ -9,7 +10,8 @@ namespace {
 // The table of an embedding or a head, rounded to nearest.
 Status round_table(const QuantizeJob& job, const TensorSpec& spec, const QuantScheme& scheme,
                    WeightData& data, TensorRecord& record) {
-  if (data.is_quantized()) return already_quantized(*job.source, *job.source->find(spec.name));
+  const StoredTensor& stored = *job.source->find(spec.name);
+  if (!can_be_quantized(stored)) return already_quantized(*job.source, stored);
   PARE_TRY(const QuantizeMethod* rtn, find_quantize_method("rtn"));
   QuantizeOptions options;
   options.clamp_scales = job.options.quantize.clamp_scales;
@@ -17,7 +19,8 @@ Status round_table(const QuantizeJob& job, const TensorSpec& spec, const QuantSc
     options.clip_search = true;
     options.clip.power = 2.0;
   }
-  auto output = rtn->quantize(data.dense(), scheme, options, spec.name);
+  PARE_TRY(const Tensor table, data.to_dense_tensor());
+  auto output = rtn->quantize(table, scheme, options, spec.name);
   if (!output) {
     if (output.error().path.empty()) output.error().path = job.source->path();
     return output.error();
@@ -50,7 +53,7 @@ Result<BlockJobResult> compress_blocks(const QuantizeJob& job, JobFolder& folder
 Status write_compressed(const QuantizeJob& job, const JobFolder& folder, WeightSink& sink,
                         Manifest& manifest) {
   const auto round = [&](const TensorSpec& spec, WeightData& data, TensorRecord& record) -> Status {
-    if (spec.is_linear) return {};
+    if (spec.is_linear) return keep_sparse(*job.source, spec, data, record);
     for (size_t i = 0; i < job.model.tensors.size(); ++i) {
       if (job.model.tensors[i].name == spec.name && job.schemes[i])
         return round_table(job, spec, *job.schemes[i], data, record);

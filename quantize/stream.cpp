@@ -2,10 +2,11 @@
 
 #include <algorithm>
 
+#include "calibrate/input_check.h"
 #include "engine/core/memory.h"
 #include "engine/core/text.h"
 #include "engine/tensor/tensor_scan.h"
-#include "calibrate/input_check.h"
+#include "quantize/sparse_codes.h"
 
 namespace pare {
 namespace {
@@ -18,7 +19,7 @@ std::vector<int64_t> sizes_of(const Shape& shape) {
 TensorRecord copied(const StoredTensor& stored) {
   TensorRecord record;
   record.name = stored.name;
-  record.kind = stored.scheme ? "quantized" : "dense";
+  record.kind = stored.form_name();
   record.scheme = stored.scheme ? stored.scheme->text() : std::string(dtype_name(stored.dtype));
   record.shape = sizes_of(stored.shape);
   record.method_asked = record.method_applied = "copy";
@@ -65,13 +66,15 @@ QuantizePlan plan_quantization(const WeightSource& source, const ModelDescriptio
       plan.peak_memory_bytes = std::max(plan.peak_memory_bytes, stored->bytes);
       continue;
     }
-    const uint64_t bytes = schemes[i]->stored_bytes(spec.out(), spec.in());
+    const uint64_t bytes = planned_codes_bytes(*stored, *schemes[i], spec);
     plan.output_bytes += bytes;
     quantized_bytes += bytes;
     ++plan.quantized_tensors;
     plan.quantized_parameters += spec.shape.numel();
     const uint64_t copies = spec.transposed ? 2 : 1;  // a Conv1D weight is transposed into a second buffer
-    plan.peak_memory_bytes = std::max(plan.peak_memory_bytes, copies * stored->bytes + bytes);
+    const uint64_t dense = uint64_t(spec.shape.numel() * dtype_bits(stored->dtype)) / 8;
+    const uint64_t whole = stored->is_dense() ? stored->bytes : stored->bytes + dense;
+    plan.peak_memory_bytes = std::max(plan.peak_memory_bytes, copies * whole + bytes);
   }
   if (plan.quantized_parameters > 0) {
     plan.bits_per_weight = 8.0 * double(quantized_bytes) / double(plan.quantized_parameters);
@@ -87,14 +90,14 @@ Status quantize_stream(const WeightSource& source, const ModelDescription& model
     const TensorSpec& spec = model.tensors[i];
     const StoredTensor* stored = source.find(spec.name);
     if (stored == nullptr) continue;
-    if (schemes[i] && stored->scheme) return already_quantized(source, *stored);
+    if (schemes[i] && !can_be_quantized(*stored)) return already_quantized(source, *stored);
     PARE_TRY(WeightData data, source.load(spec.name));
     if (!schemes[i]) {
-      if (!data.is_quantized()) PARE_CHECK(require_finite(data.dense(), spec.name, source.path()));
+      if (data.is_dense()) PARE_CHECK(require_finite(data.dense(), spec.name, source.path()));
       PARE_CHECK(sink.put(spec.name, data));
       manifest.tensors.push_back(copied(*stored));
     } else {
-      Tensor weight = data.dense();
+      PARE_TRY(Tensor weight, data.to_dense_tensor());
       // Checked before the transposition, so that the position named is the one in the file.
       PARE_CHECK(require_finite(weight, spec.name, source.path()));
       if (!is_weight_dtype(weight.dtype()) || dtype_bits(weight.dtype()) < 16) {
@@ -109,10 +112,13 @@ Status quantize_stream(const WeightSource& source, const ModelDescription& model
         return output.error();
       }
       if (spec.is_linear) output->tensor.activation = options.activation;
-      manifest.tensors.push_back(quantized(spec, *output, method, options));
-      auto tensor = std::make_shared<const QuantizedTensor>(std::move(output->tensor));
+      TensorRecord record = quantized(spec, *output, method, options);
+      WeightData codes{.form = std::make_shared<const QuantizedTensor>(std::move(output->tensor)),
+                       .transposed = spec.transposed};
       sample_private_bytes();
-      PARE_CHECK(sink.put(spec.name, WeightData{.form = tensor, .transposed = spec.transposed}));
+      PARE_CHECK(keep_sparse(source, spec, codes, record));
+      PARE_CHECK(sink.put(spec.name, codes));
+      manifest.tensors.push_back(std::move(record));
     }
     source.release(spec.name);
     advance(stored->bytes);

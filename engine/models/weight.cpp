@@ -130,6 +130,25 @@ Weight Weight::planned(const StoredTensor& stored, int64_t out, int64_t in, Devi
   return weight;
 }
 
+uint64_t Weight::planned_bytes(const StoredTensor& stored) {
+  const auto numel = uint64_t(stored.shape.numel());
+  if (stored.is_low_rank()) {
+    const uint64_t ranks = uint64_t(*stored.rank) * uint64_t(stored.shape[0] + stored.shape[1]);
+    const uint64_t factors = ranks * uint64_t(dtype_bytes(stored.dtype));
+    if (!stored.base_dtype) return factors;
+    StoredTensor base = stored;
+    base.rank.reset();
+    base.dtype = *stored.base_dtype;
+    base.bytes = base.scheme ? base.scheme->stored_bytes(base.shape[0], base.shape[1])
+                             : numel * uint64_t(dtype_bytes(base.dtype));
+    return factors + planned_bytes(base);
+  }
+  if (!stored.is_sparse()) return stored.bytes;
+  if (!stored.scheme) return numel * uint64_t(dtype_bytes(stored.dtype));
+  return has_zero_code(*stored.scheme) ? stored.scheme->stored_bytes(stored.shape[0], stored.shape[1])
+                                       : numel * sizeof(float);
+}
+
 uint64_t Weight::size_bytes() const {
   uint64_t bytes = bias_.defined() ? bias_.size_bytes() : 0;
   if (dense_.defined()) bytes += dense_.size_bytes();

@@ -26,6 +26,9 @@ class Weight {
   // model multiplies with, whatever order the checkpoint has.
   static Weight planned(const StoredTensor& stored, int64_t out, int64_t in, Device device);
 
+  // Bytes that make() will hold for it, without the bias.
+  static uint64_t planned_bytes(const StoredTensor& stored);
+
   bool defined() const {
     return dense_.defined() || packed_.defined() || quantized_ != nullptr || left_.defined();
   }

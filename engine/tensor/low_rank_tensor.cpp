@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <string>
+#include <vector>
 
 #include "engine/core/assert.h"
 #include "engine/core/parallel.h"
@@ -74,17 +75,18 @@ void LowRankTensor::dense_rows(int64_t begin, int64_t end, float* out) const {
               shape.text());
   const int64_t width = in(), inner = rank();
   std::fill(out, out + (end - begin) * width, 0.0f);
-  for (int64_t row = begin; row < end; ++row) {
-    float* line = out + (row - begin) * width;
-    for (int64_t k = 0; k < inner; ++k) {
+  std::vector<float> row_values(size_t(width), 0.0f);
+  for (int64_t k = 0; k < inner; ++k) {
+    for (int64_t column = 0; column < width; ++column)
+      row_values[size_t(column)] = load_float(right, k * width + column);
+    for (int64_t row = begin; row < end; ++row) {
       const float factor = load_float(left, row * inner + k);
-      for (int64_t column = 0; column < width; ++column)
-        line[column] += factor * load_float(right, k * width + column);
+      float* line = out + (row - begin) * width;
+      for (int64_t column = 0; column < width; ++column) line[column] += factor * row_values[size_t(column)];
     }
   }
   if (const Tensor* dense = dense_base()) return add_rows(*dense, begin, end, out);
   if (!has_base()) return;
-  std::vector<float> row_values(size_t(width), 0.0f);
   for (int64_t row = begin; row < end; ++row) {
     if (const QuantizedTensor* quantized = quantized_base()) {
       quantized->dequantize_rows(row, row + 1, row_values.data());
@@ -98,12 +100,9 @@ void LowRankTensor::dense_rows(int64_t begin, int64_t end, float* out) const {
 
 Result<Tensor> LowRankTensor::to_dense() const {
   PARE_TRY(Tensor dense, Tensor::allocate(DType::f32, shape));
-  // The right factor is read once per row of the left one: as floats, whatever its type.
-  LowRankTensor floats = *this;
-  PARE_TRY(floats.right, converted(right, DType::f32));
   float* target = dense.mutable_data<float>();
   parallel_ranges(out(), kRowsPerItem,
-                  [&](int64_t begin, int64_t end) { floats.dense_rows(begin, end, target + begin * in()); });
+                  [&](int64_t begin, int64_t end) { dense_rows(begin, end, target + begin * in()); });
   return dense;
 }
 

@@ -39,14 +39,22 @@ class DialectSink : public WeightSink {
   }
 
   Status put(std::string_view name, const WeightData& weight) override {
+    if (weight.is_sparse() && weight.sparse()->has_codes()) {
+      PARE_CHECK(weight.validate(path_, name));
+      PARE_TRY(const QuantizedTensor whole, weight.sparse()->to_quantized(path_, name));
+      return put_codes(name, whole, weight.transposed);
+    }
     if (!weight.is_quantized()) return inner_->put(name, weight);
-    const QuantizedTensor& tensor = *weight.quantized();
+    return put_codes(name, *weight.quantized(), weight.transposed);
+  }
+
+  Status put_codes(std::string_view name, const QuantizedTensor& tensor, bool is_transposed) {
     PARE_CHECK(tensor.validate(path_, name));
     PARE_CHECK(check_dequantized_finite(tensor, name, path_));
     PARE_TRY(const NamedTensors parts, plan_.encode(module_of(name), tensor));
     for (const auto& [part, values] : parts) PARE_CHECK(inner_->put(part, WeightData{.form = values}));
     first_parts_[std::string(name)] = parts.front().first;
-    handed_.push_back({std::string(name), dequantized_sum(tensor), weight.transposed, tensor.activation});
+    handed_.push_back({std::string(name), dequantized_sum(tensor), is_transposed, tensor.activation});
     return {};
   }
 

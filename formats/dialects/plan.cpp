@@ -13,6 +13,11 @@ namespace {
 using Granularity = QuantScheme::Granularity;
 using Offset = QuantScheme::Offset;
 
+// Whether the file will hold codes of it; a low-rank tensor is written as the dense product.
+bool has_codes(const StoredTensor& stored) {
+  return stored.scheme.has_value() && !stored.is_low_rank();
+}
+
 }  // namespace
 
 Error cannot_hold(const DialectTarget& target, std::string_view tensor, std::string what, std::string got,
@@ -26,11 +31,16 @@ Status for_each_quantized(
     const std::function<Status(const TensorSpec& spec, const QuantizedTensor& tensor)>& check) {
   bool has_any = false;
   for (const TensorSpec& spec : target.model.tensors) {
-    if (!target.source.find(spec.name)->scheme) continue;
+    if (!has_codes(*target.source.find(spec.name))) continue;
     has_any = true;
     PARE_TRY(const WeightData data, target.source.load(spec.name));
-    PARE_CHECK(data.quantized()->validate(target.source.path(), spec.name));
-    PARE_CHECK(check(spec, *data.quantized()));
+    PARE_CHECK(data.validate(target.source.path(), spec.name));
+    if (data.is_sparse()) {
+      PARE_TRY(const QuantizedTensor whole, data.sparse()->to_quantized(target.source.path(), spec.name));
+      PARE_CHECK(check(spec, whole));
+    } else {
+      PARE_CHECK(check(spec, *data.quantized()));
+    }
     target.source.release(spec.name);
   }
   if (has_any) return {};
@@ -100,7 +110,7 @@ std::vector<std::string> dense_linears(const DialectTarget& target) {
   for (const TensorSpec& spec : target.model.tensors) {
     // Routers are linears for the tools that read this, and stay as they are.
     const bool is_linear = spec.is_linear || spec.role == Role::lm_head || spec.role == Role::router;
-    if (is_linear && !target.source.find(spec.name)->scheme) modules.push_back(module_of(spec.name));
+    if (is_linear && !has_codes(*target.source.find(spec.name))) modules.push_back(module_of(spec.name));
   }
   return modules;
 }

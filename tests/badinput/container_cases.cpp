@@ -33,6 +33,19 @@ BadCase changed(const char* id, const char* name, std::function<void(ContainerFi
       exit, std::move(words));
 }
 
+// The same with a file of sparse and low-rank matrices.
+BadCase changed_forms(const char* id, const char* name, std::function<void(ContainerFile&)> change, Exit exit,
+                      std::vector<std::string> words) {
+  return raw(
+      id, name,
+      [change] {
+        ContainerFile file = ContainerFile::forms();
+        change(file);
+        return file.assembled();
+      },
+      exit, std::move(words));
+}
+
 std::string tiny() {
   return ContainerFile::tiny().assembled();
 }
@@ -283,6 +296,82 @@ void add_ranges(std::vector<BadCase>& cases) {
                           bad, {"byte", "padding", "norm.weight"}));
 }
 
+// What is wrong with a sparse or low-rank tensor that the directory alone tells.
+void add_form_records(std::vector<BadCase>& cases) {
+  const auto row = [&](const char* id, const char* name, std::function<void(ContainerFile&)> change,
+                       std::vector<std::string> words, Exit exit = Exit::malformed) {
+    cases.push_back(changed_forms(id, name, std::move(change), exit, std::move(words)));
+  };
+  row("PK11", "no pattern", [](ContainerFile& f) { f.tensor("half")["pattern"] = "2:17"; },
+      {"\"half\".pattern", "\"2:17\""});
+  row("PK11", "another pattern", [](ContainerFile& f) { f.tensor("half")["pattern"] = "1:4"; },
+      {"\"half\".kept"});
+  row("PK11", "pattern with other parts",
+      [](ContainerFile& f) { f.tensor("half")["pattern"] = "unstructured"; },
+      {"\"half\".parts", "indices", "mask"});
+  row("PK11", "more kept than there are", [](ContainerFile& f) { f.tensor("loose")["kept"] = 56; },
+      {"\"loose\".kept", "56", "55"});
+  row("PK11", "kept of codes", [](ContainerFile& f) { f.tensor("loose_codes")["kept"] = 0; },
+      {"\"loose_codes\".codes"});
+  row("PK27", "kept is negative", [](ContainerFile& f) { f.tensor("loose")["kept"] = -1; },
+      {"\"loose\".kept", "-1"});
+  row("PK30", "no kept", [](ContainerFile& f) { f.tensor("loose").erase("kept"); },
+      {"\"loose\".kept", "missing"});
+  row("PK28", "values of another length",
+      [](ContainerFile& f) { f.part("half", "values")["shape"].items()[0] = 16; }, {"\"half\"", "bytes"});
+  row("PK09", "activation without codes",
+      [](ContainerFile& f) { f.tensor("half")["activation"] = ActivationQuant{}.to_json(); },
+      {"\"half\".activation"});
+  row("PK11", "rank differs",
+      [](ContainerFile& f) {
+        f.part("product", "left")["shape"].items()[0] = 2;
+        f.part("product", "left")["shape"].items()[1] = 4;
+        f.tensor("product")["shape"].items()[0] = 2;
+      },
+      {"\"product\".right"});
+  row("PK11", "base of another form",
+      [](ContainerFile& f) { f.tensor("repaired")["base"]["form"] = "low_rank"; },
+      {"\"repaired\".base.form", "low_rank"});
+  row("PK11", "base that is not there", [](ContainerFile& f) { f.tensor("repaired").erase("base"); },
+      {"\"repaired\".parts"});
+  row(
+      "PK20", "base of a later version",
+      [](ContainerFile& f) { f.tensor("repaired")["base"]["form"] = "wavelet"; },
+      {"\"repaired\".base.form", "wavelet"}, Exit::unsupported);
+}
+
+// The same that only the values tell, every checksum right.
+void add_form_values(std::vector<BadCase>& cases) {
+  const auto row = [&](const char* id, const char* name, const char* tensor, const char* role, size_t at,
+                       const std::string& bytes, std::vector<std::string> words,
+                       Exit exit = Exit::malformed) {
+    cases.push_back(changed_forms(
+        id, name, [=](ContainerFile& f) { f.set_bytes(tensor, role, at, bytes); }, exit, std::move(words)));
+  };
+  const std::string ones(8, '\xff');
+  row("PK11", "first row pointer", "loose", "row_pointers", 0, std::string(1, '\1'),
+      {"\"loose\".row_pointers[0]"});
+  row("PK11", "row pointer not monotone", "loose", "row_pointers", 16, ones,
+      {"\"loose\".row_pointers[2]", "-1"});
+  row("PK11", "row pointer of blocks", "blocks", "row_pointers", 8, std::string("\0\0\0\0\0\0\0\x7f", 8),
+      {"\"blocks\".row_pointers[1]"});
+  row("PK11", "mask against pointers", "loose_codes", "mask", 0, ones.substr(0, 1),
+      {"\"loose_codes\".row_pointers[1]"});
+  row("PK11", "bits behind the mask", "loose", "mask", 1, ones.substr(0, 1), {"\"loose\".mask[0]"});
+  row("PK11", "index out of order", "half", "indices", 0, std::string(1, '\x41'), {"\"half\".indices[0,1]"});
+  row("PK11", "index out of range", "half", "indices", 1, std::string(1, '\x02'), {"\"half\".indices[0,4]"});
+  row("PK07", "scale of sparse codes", "half_codes", "scales", 0, std::string(2, '\0'),
+      {"half_codes", "[0,0]"}, Exit::numeric);
+  row("PK08", "zero point of sparse codes", "half_codes", "zero_points", 1, std::string(1, '\x10'),
+      {"half_codes", "[0,1]"});
+  row("PK11", "mask of a base", "repaired_half", "base.indices", 0, std::string(1, '\x00'),
+      {"repaired_half", "indices"});
+  row("NU01", "NaN of sparse values", "half", "values", 4, std::string("\0\0\xc0\x7f", 4), {"\"half\"[1]"},
+      Exit::numeric);
+  row("NU02", "infinity of a factor", "product", "right", 0, std::string("\0\0\x80\x7f", 4),
+      {"\"product\"[0,0]"}, Exit::numeric);
+}
+
 void add_values(std::vector<BadCase>& cases) {
   const auto bad = Exit::malformed;
   cases.push_back(
@@ -313,12 +402,17 @@ void add_values(std::vector<BadCase>& cases) {
   cases.push_back(changed("PK11", "sparse without parts",
                           [](ContainerFile& f) {
                             f.tensor("embed.weight")["form"] = "sparse";
+                            f.tensor("embed.weight")["transposed"] = false;
                             f.tensor("embed.weight")["pattern"] = "2:4";
+                            f.tensor("embed.weight")["kept"] = 20;
                           },
                           bad, {"\"embed.weight\".parts"}));
   cases.push_back(changed("PK11", "low rank without parts",
-                          [](ContainerFile& f) { f.tensor("embed.weight")["form"] = "low_rank"; }, bad,
-                          {"\"embed.weight\".parts"}));
+                          [](ContainerFile& f) {
+                            f.tensor("embed.weight")["form"] = "low_rank";
+                            f.tensor("embed.weight")["transposed"] = false;
+                          },
+                          bad, {"\"embed.weight\".parts"}));
   cases.push_back(
       changed("PK12", "huge expansion",
               [](ContainerFile& f) { f.directory["assets"].items()[1]["decoded_bytes"] = 200'000'000; }, bad,
@@ -336,6 +430,8 @@ std::vector<BadCase> container_cases() {
   add_directory(cases);
   add_ranges(cases);
   add_values(cases);
+  add_form_records(cases);
+  add_form_values(cases);
   return cases;
 }
 

@@ -11,9 +11,11 @@
 
 namespace pare::test {
 
-ContainerFile ContainerFile::tiny() {
+namespace {
+
+ContainerFile taken_apart(const NamedWeights& weights) {
   const std::string path = temporary_folder() + "/tiny.pare";
-  write_model(path, tiny_weights(), tiny_options());
+  write_model(path, weights, tiny_options());
   const std::string bytes = read_file(path);
   const InputFile input = *InputFile::open(path);
   const PareFrame frame = *read_pare_frame(input);
@@ -22,6 +24,16 @@ ContainerFile ContainerFile::tiny() {
   file.directory = *parse_json(bytes.substr(frame.directory_offset, frame.directory_bytes), path,
                                {.max_bytes = limits::kHeaderBytes});
   return file;
+}
+
+}  // namespace
+
+ContainerFile ContainerFile::tiny() {
+  return taken_apart(tiny_weights());
+}
+
+ContainerFile ContainerFile::forms() {
+  return taken_apart(form_weights());
 }
 
 Json& ContainerFile::tensor(const std::string& name) {

@@ -16,6 +16,9 @@ struct ContainerFile {
   // The tiny model of tests/formats.
   static ContainerFile tiny();
 
+  // The sparse and low-rank matrices of tests/formats.
+  static ContainerFile forms();
+
   Json& tensor(const std::string& name);
   Json& part(const std::string& tensor_name, const std::string& role);
   // Changes bytes of a part; its sum follows.

@@ -38,10 +38,10 @@ void expect_same(const WeightSource& source, const NamedWeights& weights) {
 TEST(Pare, RoundTripOfEveryScheme) {
   const std::string path = test::temporary_folder() + "/m.pare";
   NamedWeights weights = test::tiny_weights();
-  for (const char* scheme : {"int8-tensor", "int8-ch", "int4-g8-sym", "int4-g8-asym", "int4-g8-asymf",
-                             "int3-ch", "int2-g8-asym", "int8-g16-sf32", "nf4-g8", "fp8-e4m3-ch",
-                             "fp8-e5m2-ch-sbf16", "int5-g8", "int6-g8", "int7-ch-asym", "codebook2-ch",
-                             "codebook3-g8", "codebook8-g16-sf32"}) {
+  for (const char* scheme :
+       {"int8-tensor", "int8-ch", "int4-g8-sym", "int4-g8-asym", "int4-g8-asymf", "int3-ch", "int2-g8-asym",
+        "int8-g16-sf32", "nf4-g8", "fp8-e4m3-ch", "fp8-e5m2-ch-sbf16", "int5-g8", "int6-g8", "int7-ch-asym",
+        "codebook2-ch", "codebook3-g8", "codebook8-g16-sf32"}) {
     const auto parsed = QuantScheme::parse(scheme);
     ASSERT_TRUE(parsed) << scheme;
     for (const auto& [out, in] : {std::pair<int64_t, int64_t>{1, 1}, {3, 17}, {0, 8}, {5, 64}}) {

@@ -8,6 +8,7 @@
 
 #include "engine/core/random.h"
 #include "engine/tensor/float_formats.h"
+#include "tests/support/random_sparse.h"
 
 namespace pare::test {
 namespace {
@@ -112,6 +113,44 @@ NamedWeights tiny_weights() {
   weights.emplace_back("norm.weight", WeightData{random_tensor(DType::f32, {7}, 4), false});
   weights.emplace_back("empty", WeightData{random_tensor(DType::f32, {0, 3}, 5), false});
   weights.emplace_back("scalar", WeightData{random_tensor(DType::i64, {}, 6), false});
+  return weights;
+}
+
+NamedWeights form_weights() {
+  NamedWeights weights;
+  const auto values = [](const char* pattern, DType dtype, int64_t out, int64_t in, uint64_t seed) {
+    return std::make_shared<const SparseTensor>(
+        *SparseTensor::from_dense(random_matrix(dtype, out, in, seed),
+                                  random_mask(pattern_of(pattern), out, in, 0.5, seed), pattern_of(pattern)));
+  };
+  const auto codes = [](const char* pattern, const char* scheme, int64_t out, int64_t in, uint64_t seed) {
+    return std::make_shared<const SparseTensor>(*SparseTensor::from_quantized(
+        random_codes(scheme, out, in, seed), random_mask(pattern_of(pattern), out, in, 0.5, seed),
+        pattern_of(pattern)));
+  };
+  const auto product = [](DType dtype, int64_t out, int64_t rank, int64_t in, LowRankTensor::Base base) {
+    LowRankTensor tensor;
+    tensor.shape = Shape{out, in};
+    tensor.left = random_matrix(dtype, out, rank, 21);
+    tensor.right = random_matrix(dtype, rank, in, 22);
+    tensor.base = std::move(base);
+    return std::make_shared<const LowRankTensor>(std::move(tensor));
+  };
+  weights.emplace_back("loose", WeightData{values("unstructured", DType::bf16, 5, 11, 1), false});
+  weights.emplace_back("half", WeightData{values("2:4", DType::f32, 3, 10, 2), false});
+  weights.emplace_back("blocks", WeightData{values("block-2x4", DType::f16, 5, 10, 3), true});
+  weights.emplace_back("half_codes", WeightData{codes("2:4", "int4-g8-asym", 3, 16, 4), true});
+  weights.emplace_back("loose_codes", WeightData{codes("unstructured", "int3-g8", 4, 9, 5), false});
+  weights.emplace_back("product", WeightData{product(DType::f32, 4, 2, 6, {}), false});
+  weights.emplace_back(
+      "repaired",
+      WeightData{product(DType::bf16, 3, 1, 16,
+                         std::make_shared<const QuantizedTensor>(random_codes("int4-g8-asymf", 3, 16, 6))),
+                 false});
+  weights.emplace_back("repaired_half",
+                       WeightData{product(DType::f16, 3, 2, 8, values("2:4", DType::bf16, 3, 8, 7)), true});
+  weights.emplace_back("repaired_dense",
+                       WeightData{product(DType::f32, 2, 1, 3, random_matrix(DType::bf16, 2, 3, 8)), false});
   return weights;
 }
 

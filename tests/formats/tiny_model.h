@@ -22,6 +22,8 @@ using NamedWeights = std::vector<std::pair<std::string, WeightData>>;
 
 // A few dense and quantized tensors, zero-size and rank 0 included.
 NamedWeights tiny_weights();
+// One small matrix in every sparse and low-rank form: three patterns, values and codes, every base.
+NamedWeights form_weights();
 CreateOptions tiny_options();
 // Writes the weights; fails the test on an error.
 void write_model(const std::string& path, const NamedWeights& weights, const CreateOptions& options);

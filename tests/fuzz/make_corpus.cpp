@@ -40,6 +40,7 @@ int main(int argc, char** argv) {
   write_rows(pare::test::gguf_cases(), "m.gguf", root + "/gguf_fuzz");
   const auto tiny = pare::test::ContainerFile::tiny();
   pare::test::write_file(root + "/pare_fuzz/tiny", tiny.assembled());
+  pare::test::write_file(root + "/pare_fuzz/forms", pare::test::ContainerFile::forms().assembled());
   for (const BadCase& row : pare::test::container_cases()) {
     const std::string folder = std::filesystem::temp_directory_path() / "pare-make-corpus";
     std::filesystem::create_directories(folder);

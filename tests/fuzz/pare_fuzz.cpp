@@ -22,8 +22,8 @@ void read_all(const uint8_t* data, size_t size, bool verify_checksums) {
   }
   for (const pare::StoredTensor& tensor : (*source)->tensors()) {
     const auto weight = (*source)->load(tensor.name);
-    if (!weight || !weight->is_quantized() || weight->quantized()->shape.numel() > 1 << 16) continue;
-    static_cast<void>(weight->quantized()->dequantize());
+    if (!weight || weight->is_dense() || tensor.shape.numel() > 1 << 16) continue;
+    static_cast<void>(weight->to_dense_tensor());
   }
 }
 

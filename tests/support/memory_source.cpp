@@ -113,6 +113,12 @@ void MemorySource::add(const std::string& name, QuantizedTensor tensor, bool tra
                                     .transposed = transposed});
 }
 
+void MemorySource::set(const std::string& name, WeightData data) {
+  for (StoredTensor& stored : tensors_)
+    if (stored.name == name) stored = data.described(name);
+  weights_[name] = std::move(data);
+}
+
 void MemorySource::remove(const std::string& name) {
   std::erase_if(tensors_, [&](const StoredTensor& stored) { return stored.name == name; });
   weights_.erase(name);

@@ -26,6 +26,7 @@ class MemorySource : public WeightSource {
   Json& mutable_config() { return config_; }
   void add(const std::string& name, Tensor tensor);  // replaces one of the same name
   void add(const std::string& name, QuantizedTensor tensor, bool transposed);
+  void set(const std::string& name, WeightData data);  // any form; replaces one of the same name
   void remove(const std::string& name);
   void rename(const std::string& from, const std::string& to);
   void add_asset(const std::string& name, const std::string& bytes);

@@ -61,6 +61,7 @@ inline QuantizedTensor random_codes(std::string_view scheme_text, int64_t out, i
     scheme = *QuantScheme::parse(std::string("int") + std::string(scheme_text.substr(8)));
     scheme.kind = QuantScheme::Kind::codebook;
     scheme.codebook = "custom";
+    scheme.range = QuantScheme::Range::narrow;  // means nothing here
   } else {
     scheme = *QuantScheme::parse(scheme_text);
   }

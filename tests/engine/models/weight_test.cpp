@@ -5,6 +5,7 @@
 
 #include "tests/support/backends.h"
 #include "tests/support/compare.h"
+#include "tests/support/random_sparse.h"
 #include "tests/support/tiny_model.h"
 
 namespace pare {
@@ -26,6 +27,10 @@ class Weights : public ::testing::TestWithParam<test::Arithmetic> {
     return out;
   }
 
+  // A weight made from `data` gives the product and the rows of the dense matrix, with the memory that was
+  // planned.
+  void expect_form(const WeightData& data);
+
   Device device_;
 };
 
@@ -41,6 +46,37 @@ Tensor expected(const Tensor& x, const Tensor& weight, const Tensor& bias) {
     }
   }
   return out;
+}
+
+void Weights::expect_form(const WeightData& data) {
+  const StoredTensor stored = data.described("w");
+  const Tensor dense = checked(converted(checked(data.to_dense_tensor()), DType::f32));
+  const Tensor x = test::random_normal({kTokens, kIn}, "x", 0, 1),
+               bias = test::random_normal({kOut}, "b", 0, 1);
+  const Weight made = checked(Weight::make("w", data, false, bias.on(device_), device_));
+  ASSERT_TRUE(made.defined());
+  EXPECT_EQ(made.out(), kOut);
+  EXPECT_LE(test::relative_error(product(made, x), expected(x, dense, bias)), 1e-5) << stored.form_text();
+  EXPECT_EQ(Weight::planned(stored, kOut, kIn, device_).workspace_bytes(kTokens),
+            made.workspace_bytes(kTokens))
+      << stored.form_text();
+  // accumulate adds to what is there
+  Workspace workspace = checked(Workspace::reserve(made.workspace_bytes(kTokens), device_));
+  Tensor out = checked(Tensor::allocate(DType::f32, {kTokens, kOut}, device_));
+  made.multiply(x.on(device_), /*accumulate=*/true, out, workspace);
+  made.multiply(x.on(device_), /*accumulate=*/true, out, workspace);
+  Tensor twice = expected(x, dense, bias);
+  for (int64_t i = 0; i < twice.numel(); ++i) twice.mutable_data<float>()[i] *= 2.0f;
+  EXPECT_LE(test::relative_error(out, twice), 1e-5) << stored.form_text();
+
+  const Weight table = checked(Weight::make("w", data, false, {}, device_, WeightUse::both));
+  const std::vector<int32_t> ids{3, 0, 18, 3, 7};
+  Tensor rows = checked(Tensor::allocate(DType::f32, {kTokens, kIn}, device_));
+  table.gather(test::tensor_of(ids, device_), 1.0f, /*accumulate=*/false, rows);
+  for (int64_t t = 0; t < kTokens; ++t)
+    for (int64_t i = 0; i < kIn; ++i)
+      ASSERT_FLOAT_EQ(rows.data<float>()[t * kIn + i], dense.data<float>()[ids[size_t(t)] * kIn + i])
+          << stored.form_text();
 }
 
 TEST_P(Weights, DenseFormsAgree) {
@@ -90,6 +126,46 @@ TEST_P(Weights, QuantizedEqualsItsDequantizedForm) {
   for (int64_t t = 0; t < kTokens; ++t)
     for (int64_t i = 0; i < kIn; ++i)
       EXPECT_FLOAT_EQ(rows.data<float>()[t * kIn + i], 2.0f * dense.data<float>()[ids[size_t(t)] * kIn + i]);
+}
+
+TEST_P(Weights, SparseFormsEqualTheMatrixWithZeros) {
+  uint64_t seed = 0;
+  for (const char* text : {"unstructured", "2:4", "3:7", "block-4x4"}) {
+    const SparsityPattern pattern = test::pattern_of(text);
+    const Mask mask = test::random_mask(pattern, kOut, kIn, 0.5, ++seed);
+    for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+      expect_form({.form = std::make_shared<const SparseTensor>(checked(SparseTensor::from_dense(
+                       test::random_matrix(dtype, kOut, kIn, seed), mask, pattern)))});
+    }
+    for (const char* scheme :
+         {"int8-ch", "int4-g16", "int4-g16-asym", "int4-g16-asymf", "codebook3-g16", "nf4-g16"}) {
+      const QuantizedTensor codes = test::random_codes(scheme, kOut, kIn, seed);
+      expect_form({.form = std::make_shared<const SparseTensor>(
+                       checked(SparseTensor::from_quantized(codes, mask, pattern)))});
+    }
+  }
+}
+
+TEST_P(Weights, LowRankFormsAreTwoProductsAndABase) {
+  const SparsityPattern pattern = test::pattern_of("2:4");
+  const Mask mask = test::random_mask(pattern, kOut, kIn, 0.5, 3);
+  const QuantizedTensor codes = test::random_codes("int4-g16-asym", kOut, kIn, 4);
+  const std::vector<LowRankTensor::Base> bases = {
+      std::monostate(), test::random_matrix(DType::bf16, kOut, kIn, 5),
+      std::make_shared<const QuantizedTensor>(codes),
+      std::make_shared<const SparseTensor>(
+          checked(SparseTensor::from_dense(test::random_matrix(DType::f16, kOut, kIn, 6), mask, pattern))),
+      std::make_shared<const SparseTensor>(checked(SparseTensor::from_quantized(codes, mask, pattern)))};
+  for (const LowRankTensor::Base& base : bases) {
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      LowRankTensor tensor;
+      tensor.shape = Shape{kOut, kIn};
+      tensor.left = test::random_matrix(dtype, kOut, 6, 7);
+      tensor.right = test::random_matrix(dtype, 6, kIn, 8);
+      tensor.base = base;
+      expect_form({.form = std::make_shared<const LowRankTensor>(tensor)});
+    }
+  }
 }
 
 // A product of integers: the same bytes however it is computed, and near the product with float inputs.
