@@ -204,13 +204,14 @@ Status check_structures(const WeightSource& source, const ModelDescription& mode
     return refused(source, structures.front(), "a config with text_config is not rewritten");
   for (const TensorSpec& spec : model.tensors) {
     const StoredTensor* stored = source.find(spec.name);
-    if (stored == nullptr || !stored->scheme) continue;
+    if (stored == nullptr || stored->is_dense()) continue;
     return Error{.exit = Exit::unsupported,
                  .rule = "CF12",
                  .path = source.path(),
                  .where = quote(spec.name),
-                 .what = "already quantized; prune the dense model and quantize afterwards",
-                 .got = stored->scheme->text(),
+                 .what = stored->scheme ? "already quantized; prune the dense model and quantize afterwards"
+                                        : "stored without its zeros or as factors; `pare export` to a folder first",
+                 .got = stored->form_text(),
                  .limit = {}};
   }
   return {};
