@@ -107,7 +107,7 @@ class PruneCommand final : public JobCommand {
   Status check_dense() const {
     for (size_t i = 0; i < targets_.size(); ++i) {
       const StoredTensor* stored = job_.source->find(job_.model.tensors[i].name);
-      if (targets_[i] && stored != nullptr && stored->scheme) return already_quantized(*job_.source, *stored);
+      if (targets_[i] && stored != nullptr && !can_be_quantized(*stored)) return already_quantized(*job_.source, *stored);
     }
     return {};
   }

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "calibrate/held_zeros.h"
 #include "calibrate/output_error.h"
 #include "engine/core/text.h"
 #include "engine/tensor/tensor_scan.h"
@@ -147,19 +148,6 @@ Status check_not_empty(const ModelDescription& model, const TensorSpec& spec, co
                       [=](int64_t row, int64_t column) { return (data[row * in + column] & 0x7fff) != 0; });
 }
 
-Result<std::optional<Mask>> zero_mask(const Tensor& weight) {
-  const int64_t out = weight.size(0), in = weight.size(1);
-  const float* data = weight.data<float>();
-  int64_t zeros = 0;
-  for (int64_t i = 0; i < out * in; ++i) zeros += data[i] == 0.0f;
-  if (zeros * 100 < out * in) return std::optional<Mask>();
-  PARE_TRY(Mask mask, Mask::all_kept(out, in));
-  for (int64_t r = 0; r < out; ++r)
-    for (int64_t c = 0; c < in; ++c)
-      if (data[r * in + c] == 0.0f) mask.set(r, c, false);
-  return std::optional(std::move(mask));
-}
-
 WeightChange weight_change(const Tensor& weight, const Tensor& pruned) {
   double squared = 0.0, energy = 0.0, largest = 0.0;
   const float* w = weight.data<float>();
@@ -289,7 +277,7 @@ Status PruneStep::prune_linear(BlockEdit& block, const TensorSpec& spec, const S
   std::optional<Mask> mask;
   Tensor pruned;
   if (factor != nullptr) {
-    PARE_TRY(const std::optional<Mask> held, zero_mask(weight));
+    PARE_TRY(const std::optional<Mask> held, held_zeros(weight));
     std::unique_ptr<ColumnRounder> rounder;
     if (options_.rounder) {
       // Grids for what survives, as it will be.

@@ -69,10 +69,6 @@ Status check_not_empty(const ModelDescription& model, const TensorSpec& spec, co
 Status check_not_empty(const ModelDescription& model, const TensorSpec& spec, const Tensor& weight,
                        const std::string& path);  // [out, in], f32, bf16 or f16
 
-// The zeros of a matrix f32 as a mask, when they are a pattern and not an accident: at least one in a
-// hundred.
-Result<std::optional<Mask>> zero_mask(const Tensor& weight);
-
 // How far the weights moved.
 struct WeightChange {
   double relative_error = 0.0;  // ||W - What||_F / ||W||_F

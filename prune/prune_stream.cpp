@@ -6,8 +6,8 @@
 
 #include "calibrate/input_check.h"
 #include "engine/core/memory.h"
-#include "engine/core/parallel.h"
 #include "engine/core/text.h"
+#include "engine/tensor/sparse_detect.h"
 #include "engine/tensor/tensor_scan.h"
 #include "prune/allocation.h"
 #include "prune/magnitude.h"
@@ -19,7 +19,7 @@ namespace {
 // A matrix as f32 [out, in], whatever its form and orientation.
 Result<Tensor> float_matrix(const WeightSource& source, const TensorSpec& spec) {
   const StoredTensor& stored = *source.find(spec.name);
-  if (stored.scheme) return already_quantized(source, stored);
+  if (!can_be_quantized(stored)) return already_quantized(source, stored);
   PARE_TRY(const WeightData data, source.load(spec.name));
   PARE_TRY(Tensor dense, data.to_dense_tensor());
   PARE_CHECK(require_finite(dense, spec.name, source.path()));
@@ -71,56 +71,6 @@ Result<Pruned> cut_by_scores(const WeightSource& source, const TensorSpec& spec,
   pruned.record = pruned_record(spec, target, "magnitude", mask.kept_count(), weight_change(weight, values));
   PARE_TRY(pruned.weight, converted(values, source.find(spec.name)->dtype));
   return pruned;
-}
-
-// Non-zero weights of a matrix of any floating type.
-Result<Mask> non_zero(const Tensor& weight) {
-  const int64_t out = weight.size(0), in = weight.size(1), row_bytes = (in + 7) / 8;
-  PARE_TRY(Tensor bits, Tensor::allocate(DType::u8, {out, row_bytes}));
-  uint8_t* target = bits.mutable_data<uint8_t>();
-  const auto fill = [&](const auto* data, auto magnitude) {
-    parallel_ranges(out, 16, [&](int64_t first, int64_t last) {
-      for (int64_t r = first; r < last; ++r)
-        for (int64_t byte = 0; byte < row_bytes; ++byte) {
-          unsigned kept = 0;
-          for (int64_t c = byte * 8; c < std::min(in, byte * 8 + 8); ++c)
-            kept |= unsigned((data[r * in + c] & magnitude) != 0) << (c - byte * 8);
-          target[r * row_bytes + byte] = uint8_t(kept);
-        }
-    });
-  };
-  if (weight.dtype() == DType::f32) {
-    fill(reinterpret_cast<const uint32_t*>(weight.raw()), 0x7fffffffu);
-  } else {
-    fill(weight.data<uint16_t>(), 0x7fff);
-  }
-  return Mask(std::move(bits), out, in);
-}
-
-// The kept weights of a pruned matrix: what is not zero, and for patterns that fix how many stay, also zeros
-// that the pattern has a place for.
-Result<Mask> kept_of(const Tensor& weight, const PruneTarget& target) {
-  PARE_TRY(Mask mask, non_zero(weight));
-  if (mask.verify(target.pattern, "")) return mask;
-  // A kept weight happened to be zero: the pattern's own choice by magnitude keeps all that is not.
-  PARE_TRY(const Tensor floats, converted(weight, DType::f32));
-  PARE_TRY(const Tensor scores, magnitude_scores(floats));
-  if (target.pattern.kind == SparsityPattern::Kind::n_of_m)
-    return select_n_of_m(scores, target.pattern.n, target.pattern.m);
-  const int64_t rows = target.pattern.block_rows, columns = target.pattern.block_columns;
-  PARE_TRY(Mask whole, Mask::all_kept(weight.size(0), weight.size(1)));
-  for (int64_t top = 0; top < weight.size(0); top += rows)
-    for (int64_t left = 0; left < weight.size(1); left += columns) {
-      const int64_t bottom = std::min(weight.size(0), top + rows);
-      const int64_t right = std::min(weight.size(1), left + columns);
-      bool any = false;
-      for (int64_t r = top; r < bottom; ++r)
-        for (int64_t c = left; c < right; ++c) any = any || mask.kept(r, c);
-      if (any) continue;
-      for (int64_t r = top; r < bottom; ++r)
-        for (int64_t c = left; c < right; ++c) whole.set(r, c, false);
-    }
-  return whole;
 }
 
 }  // namespace
@@ -220,8 +170,7 @@ Status compact(const TensorSpec& spec, const PruneTarget& target, WeightData& da
   if (spec.transposed) {
     PARE_TRY(weight, transposed(weight));
   }
-  PARE_TRY(const Mask mask, kept_of(weight, target));
-  PARE_TRY(std::optional<SparseTensor> sparse, smallest_form(weight, mask, target.pattern));
+  PARE_TRY(std::optional<SparseTensor> sparse, sparse_form_of(weight, target.pattern));
   if (!sparse) return {};
   record.kind = "sparse";
   record.bits_per_weight = sparse->bits_per_weight();
@@ -242,7 +191,7 @@ Status prune_stream(const WeightSource& source, const ModelDescription& model,
     const TensorSpec& spec = model.tensors[i];
     const StoredTensor* stored = source.find(spec.name);
     if (stored == nullptr) continue;
-    if (targets[i] && stored->scheme) return already_quantized(source, *stored);
+    if (targets[i] && !can_be_quantized(*stored)) return already_quantized(source, *stored);
     PARE_TRY(WeightData data, source.load(spec.name));
     TensorRecord record;
     if (targets[i]) {

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "engine/core/parallel.h"
 #include "calibrate/output_error.h"
+#include "engine/core/parallel.h"
 
 namespace pare {
 namespace {

@@ -12,6 +12,7 @@
 #include "quantize/fold.h"
 #include "quantize/match_outputs.h"
 #include "quantize/smoothquant.h"
+#include "quantize/sparse_codes.h"
 
 namespace pare {
 namespace {
@@ -326,8 +327,10 @@ Status CalibratedStep::quantize_linear(BlockEdit& block, const TensorSpec& spec,
   const Tensor& moment = input.statistics.second_moment;
   PARE_TRY(Tensor weight, block.values(spec));
   PARE_CHECK(require_finite(weight, spec.name, block.source().path()));
+  PARE_TRY(const std::optional<Mask> held, zeros_to_hold(weight, scheme, spec.name));
   if (match_factor != nullptr && !match_factor->all_dead) {
     PARE_TRY(weight, matched_weight(weight, input.cross_moment, moment, *match_factor));
+    if (held) held->apply(weight);
   }
   CalibratedOptions options = options_;
   if (is_starved(input)) options.method = MethodPlan();
@@ -348,7 +351,9 @@ Status CalibratedStep::quantize_linear(BlockEdit& block, const TensorSpec& spec,
   if (input.statistics.tokens < spec.in()) record.extra["rank_deficient"] = true;
   QuantizeOutput output;
   if (factor != nullptr && !factor->failed) {
-    auto rounded = gptq(weight, moment, *factor, scheme, quantize, options_.gptq, spec.name);
+    GptqOptions sweep = options_.gptq;
+    sweep.keep = held ? &*held : nullptr;
+    auto rounded = gptq(weight, moment, *factor, scheme, quantize, sweep, spec.name);
     if (!rounded) {
       if (rounded.error().path.empty()) rounded.error().path = block.source().path();
       return rounded.error();
@@ -395,6 +400,7 @@ Status CalibratedStep::quantize_linear(BlockEdit& block, const TensorSpec& spec,
   }
   if (output.raised_scales > 0) record.extra["raised_scales"] = Json(output.raised_scales);
   if (output.clamped_scales > 0) record.extra["clamped_scales"] = Json(output.clamped_scales);
+  if (held) record.extra["zeros_held"] = held->sparsity();
   if (match_factor != nullptr) record.extra["matched_original"] = true;
   const auto note = scale_notes_.find(input.site);
   if (note != scale_notes_.end()) record.extra["scale_search"] = note->second;

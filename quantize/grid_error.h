@@ -6,8 +6,8 @@
 #include <span>
 #include <vector>
 
-#include "quantize/grid.h"
 #include "calibrate/vector_level.h"
+#include "quantize/grid.h"
 
 namespace pare {
 

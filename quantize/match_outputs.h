@@ -2,9 +2,9 @@
 // original model's outputs.
 #pragma once
 
+#include "calibrate/hessian.h"
 #include "engine/core/result.h"
 #include "engine/tensor/tensor.h"
-#include "calibrate/hessian.h"
 
 namespace pare {
 

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 
+#include "calibrate/held_zeros.h"
 #include "engine/tensor/sparse_detect.h"
+#include "quantize/row_quantizer.h"
 
 namespace pare {
 
@@ -23,6 +25,15 @@ Status keep_sparse(const WeightSource& source, const TensorSpec& spec, WeightDat
   record.extra["sparsity"] = sparse->sparsity();
   data.form = std::make_shared<const SparseTensor>(std::move(*sparse));
   return {};
+}
+
+Result<std::optional<Mask>> zeros_to_hold(const Tensor& weight, const QuantScheme& scheme,
+                                          std::string_view name) {
+  PARE_TRY(std::optional<Mask> held, held_zeros(weight));
+  if (held && scheme.offset == QuantScheme::Offset::minimum)
+    return scheme_refused(
+        scheme, name, "the weight is pruned and the scheme has no exact zero; -asym and symmetric ones have");
+  return held;
 }
 
 uint64_t planned_codes_bytes(const StoredTensor& stored, const QuantScheme& scheme, const TensorSpec& spec) {

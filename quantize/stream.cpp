@@ -106,6 +106,8 @@ Status quantize_stream(const WeightSource& source, const ModelDescription& model
       if (spec.transposed) {
         PARE_TRY(weight, transposed(weight));
       }
+      PARE_TRY(const auto held, zeros_to_hold(weight, *schemes[i], spec.name));
+      static_cast<void>(held);  // plain rounding leaves zeros where they are
       auto output = method.quantize(weight, *schemes[i], options, spec.name);
       if (!output) {
         if (output.error().path.empty()) output.error().path = source.path();

@@ -75,9 +75,11 @@ TEST(PruneCommand, EveryMethodAndPattern) {
       EXPECT_EQ(number(done, "pruned_tensors"), 28);
       EXPECT_EQ(number(done, "fallbacks"), 0);
       const double asked = number(done, "removed_parameters") / number(done, "pruned_parameters");
-      // Blocks go in whole numbers per row of blocks.
-      EXPECT_NEAR(number(done, "sparsity_reached"), asked,
-                  sparsity.find("block") == std::string::npos ? 1e-4 : 0.03);
+      // Rows and rows of blocks lose whole numbers.
+      const double slack = sparsity.find("block") != std::string::npos ? 0.03
+                           : method == "wanda"                         ? 2e-3
+                                                                       : 1e-4;
+      EXPECT_NEAR(number(done, "sparsity_reached"), asked, slack);
       if (!more.empty() && more[0] == "--data") {
         EXPECT_GT(number(*done.find("damage")->find("data"), "scored_tokens"), 50);
       }
@@ -90,7 +92,7 @@ TEST(PruneCommand, EveryMethodAndPattern) {
 // The dense weights of the folder are those that the sparse file stands for.
 TEST(PruneCommand, SparseFileAndFolderAreTheSameModel) {
   const std::string folder = temporary_folder();
-  for (const char* sparsity : {"0.5", "2:4", "0.75:block-16x16"}) {
+  for (const char* sparsity : {"0.5", "2:4", "0.5:block-16x16"}) {
     const Words words = {"--method", "magnitude", "--sparsity", sparsity};
     ASSERT_EQ(pare(prune(folder + "/a.pare", words)).exit_code, 0);
     ASSERT_EQ(pare(prune(folder + "/b", words)).exit_code, 0);

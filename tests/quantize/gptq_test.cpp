@@ -5,6 +5,7 @@
 #include <cmath>
 #include <set>
 
+#include "calibrate/output_error.h"
 #include "engine/backends/cpu/cpu_backend.h"
 #include "engine/core/parallel.h"
 #include "quantize/round_to_nearest.h"
@@ -455,6 +456,37 @@ TEST_F(Gptq, WhatItCannotDoIsRefused) {
   ASSERT_FALSE(refused.has_value());
   EXPECT_EQ(refused.error().exit, Exit::numeric);
   EXPECT_NE(format_error(refused.error()).find("[1,5]"), std::string::npos);
+}
+
+// Pruned weights stay exact zeros, and what they would have become goes into the columns behind them: better
+// than rounding freely and putting the zeros back.
+TEST_F(Gptq, HeldZerosStayAndAreMadeUpFor) {
+  const Tensor moment = correlated_moment(96);
+  Tensor weight = random_weight(32, 96);
+  Mask keep = Mask::all_kept(32, 96).value();
+  for (int64_t r = 0; r < 32; ++r)
+    for (int64_t c = r % 2; c < 96; c += 2) {
+      weight.mutable_data<float>()[r * 96 + c] = 0.0f;
+      keep.set(r, c, false);
+    }
+  for (const char* scheme : {"int4-g32", "int3-g32-asym", "int8-ch"})
+    for (const bool act_order : {false, true}) {
+      Settings settings = kRaw;
+      settings.hessian.act_order = act_order;
+      const GptqOutput free = run(weight, moment, scheme, settings);
+      settings.gptq.keep = &keep;
+      const GptqOutput held = run(weight, moment, scheme, settings);
+      const Tensor values = held.result.tensor.dequantize().value();
+      for (int64_t i = 0; i < values.numel(); ++i) {
+        if (keep.kept(i / 96, i % 96)) continue;
+        ASSERT_EQ(values.data<float>()[i], 0.0f) << scheme << " " << i;
+      }
+      Tensor masked = free.result.tensor.dequantize().value();
+      keep.apply(masked);
+      EXPECT_LT(relative_output_error(weight, values, moment).value(),
+                relative_output_error(weight, masked, moment).value())
+          << scheme << act_order;
+    }
 }
 
 }  // namespace
