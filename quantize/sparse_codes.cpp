@@ -15,7 +15,10 @@ Status keep_sparse(const WeightSource& source, const TensorSpec& spec, WeightDat
   PARE_TRY(const WeightData before, source.load(spec.name));
   PARE_TRY(const Mask kept, before.sparse()->kept());
   PARE_TRY(const bool holds, zeros_hold(*data.quantized(), kept));
-  if (!holds) return {};
+  if (!holds) {
+    record.extra["removed_weights_filled"] = true;
+    return {};
+  }
   PARE_TRY(std::optional<SparseTensor> sparse,
            smallest_form(*data.quantized(), kept, before.sparse()->pattern));
   if (!sparse) return {};

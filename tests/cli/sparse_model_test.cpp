@@ -176,7 +176,7 @@ TEST(SparseModel, ZerosOfADirectoryAreFoundAndComeBack) {
 TEST(SparseModel, EveryCommandTakesIt) {
   const std::string folder = temporary_folder(), compact = folder + "/a.pare", dense = folder + "/a";
   write_pair(compact, dense, Kind::values, {"2:4", "unstructured"});
-  const std::string text = source_path("samples/text");
+  const std::string text = source_path("samples/text/sample.txt");
   const CommandResult ran = pare({"run", compact, "-p", "The", "-n", "4", "--temperature", "0"}),
                       same = pare({"run", dense, "-p", "The", "-n", "4", "--temperature", "0"});
   EXPECT_EQ(ran.exit_code, 0) << ran.error;
@@ -207,6 +207,16 @@ TEST(SparseModel, EveryCommandTakesIt) {
     ASSERT_EQ(pare({"export", out, "-o", folder + "/" + scheme + "-x"}).exit_code, 0);
     ASSERT_EQ(pare({"export", from_dense, "-o", folder + "/" + scheme + "-y"}).exit_code, 0);
     expect_same_tensors(folder + "/" + scheme + "-x", folder + "/" + scheme + "-y");
+  }
+  // Error that a method moves onto removed weights is not thrown away, and the record says so.
+  const CommandResult gptq = pare({"quantize", compact, "--method", "gptq", "--scheme", "int4-g64", "--data",
+                                   text, "--samples", "4", "--context", "64", "-o", folder + "/gptq.pare"});
+  ASSERT_EQ(gptq.exit_code, 0) << gptq.error;
+  const Json moved = json_of(pare({"inspect", folder + "/gptq.pare", "--json"}));
+  for (const Json& record : moved.find("manifest")->find("tensors")->items()) {
+    if (record.find("kind")->as_string() != "quantized") continue;
+    EXPECT_NE(record.find("extra")->find("removed_weights_filled"), nullptr)
+        << record.find("name")->as_string();
   }
   // Codes with zeros in them, for programs that know no sparse codes.
   const CommandResult dialect =
