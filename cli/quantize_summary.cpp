@@ -11,6 +11,12 @@
 namespace pare::cli {
 namespace {
 
+// Codes made in this run; those of a sparse weight may have stayed sparse.
+bool was_rounded(const TensorRecord& record) {
+  return (record.kind == "quantized" || record.kind == "sparse") && record.method_applied != "copy" &&
+         record.method_applied != "scale";
+}
+
 int64_t extra_count(const TensorRecord& record, const char* key) {
   const Json* value = record.extra.find(key);
   return value != nullptr && value->is_integer() ? value->as_int() : 0;
@@ -37,7 +43,7 @@ struct Counts {
 Counts count(const Manifest& manifest) {
   Counts counts;
   for (const TensorRecord& record : manifest.tensors) {
-    if (record.kind != "quantized" || record.method_applied == "copy") continue;
+    if (!was_rounded(record)) continue;
     ++counts.quantized;
     ++counts.methods[record.method_applied];
     if (extra_count(record, "damping_retries") > 0 && record.fallback.empty()) ++counts.raised_damping;
@@ -122,7 +128,7 @@ void print_quantize_plan(const QuantizeArguments& arguments, const QuantizeSetti
 void print_matrices(const Manifest& manifest) {
   Table table({"matrix", "scheme", ">bits", ">error", "method"});
   for (const TensorRecord& record : manifest.tensors) {
-    if (record.kind != "quantized" || record.method_applied == "copy") continue;
+    if (!was_rounded(record)) continue;
     const std::optional<double> error = error_of(record);
     table.row({sanitize(record.name), record.scheme,
                record.bits_per_weight ? formatted(*record.bits_per_weight, "%.3f") : "-",

@@ -193,6 +193,7 @@ TEST(SparseModel, EveryCommandTakesIt) {
     const CommandResult quantized =
         pare({"quantize", compact, "--method", "rtn", "--scheme", scheme, "-o", out});
     ASSERT_EQ(quantized.exit_code, 0) << quantized.error;
+    EXPECT_THAT(quantized.out, testing::HasSubstr("28 matrices"));
     ASSERT_EQ(pare({"quantize", dense, "--method", "rtn", "--scheme", scheme, "-o", from_dense}).exit_code,
               0);
     EXPECT_EQ(pare({"verify", out}).exit_code, 0);
