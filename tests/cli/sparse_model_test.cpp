@@ -209,16 +209,25 @@ TEST(SparseModel, EveryCommandTakesIt) {
     ASSERT_EQ(pare({"export", from_dense, "-o", folder + "/" + scheme + "-y"}).exit_code, 0);
     expect_same_tensors(folder + "/" + scheme + "-x", folder + "/" + scheme + "-y");
   }
-  // Error that a method moves onto removed weights is not thrown away, and the record says so.
+  // GPTQ holds what was removed at zero, so that its codes stay sparse as well.
   const CommandResult gptq = pare({"quantize", compact, "--method", "gptq", "--scheme", "int4-g64", "--data",
                                    text, "--samples", "4", "--context", "64", "-o", folder + "/gptq.pare"});
   ASSERT_EQ(gptq.exit_code, 0) << gptq.error;
-  const Json moved = json_of(pare({"inspect", folder + "/gptq.pare", "--json"}));
-  for (const Json& record : moved.find("manifest")->find("tensors")->items()) {
-    if (record.find("kind")->as_string() != "quantized") continue;
-    EXPECT_NE(record.find("extra")->find("removed_weights_filled"), nullptr)
-        << record.find("name")->as_string();
+  const Json held = json_of(pare({"inspect", folder + "/gptq.pare", "--json"}));
+  int kept_sparse = 0;
+  for (const Json& record : held.find("manifest")->find("tensors")->items()) {
+    const Json* zeros = record.find("extra")->find("zeros_held");
+    if (zeros == nullptr) continue;
+    EXPECT_NEAR(zeros->as_double(), 0.5, 0.01) << record.find("name")->as_string();
+    EXPECT_EQ(record.find("kind")->as_string(), "sparse") << record.find("name")->as_string();
+    ++kept_sparse;
   }
+  EXPECT_GT(kept_sparse, 0);
+  // A scheme without an exact zero would bring them back.
+  const CommandResult offset = pare(
+      {"quantize", compact, "--method", "rtn", "--scheme", "int4-g64-asymf", "-o", folder + "/offset.pare"});
+  EXPECT_EQ(offset.exit_code, 4);
+  EXPECT_THAT(offset.error, testing::HasSubstr("no exact zero"));
   // Codes with zeros in them, for programs that know no sparse codes.
   const CommandResult dialect =
       pare({"export", folder + "/int4-g64.pare", "--format", "compressed-tensors", "-o", folder + "/ct"});
