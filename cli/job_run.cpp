@@ -98,8 +98,8 @@ Result<Exit> run_in_folder(const JobArguments& arguments, const CommonOptions& c
   job.advance = [&](int64_t) { return stop.check(); };
   auto stored = run_to_output(arguments, common, command, folder, manifest, done);
   if (!stored) {
-    // A target that cannot be met: there is nothing to continue.
-    if (stored.error().exit == Exit::usage && !arguments.resume && folder.generation() == 0) {
+    // Failed before anything was worth keeping: nothing to continue, and nothing in the way of the next try.
+    if (stored.error().exit != Exit::interrupted && !arguments.resume && folder.generation() == 0) {
       PARE_CHECK(folder.remove());
     }
     return stored.error();

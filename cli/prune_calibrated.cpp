@@ -22,6 +22,9 @@ class PruneCommand final : public JobCommand {
         plan_(plan_pruning(*job_.source, job_.model, targets_, settings.is_compact)),
         planned_(std::move(planned)) {}
 
+  // The file has channel norms and no second moments.
+  void use_norms_only() { norms_only_ = true; }
+
   std::string name() const override { return "prune"; }
   Json options() const override { return canonical_options(arguments_, settings_); }
   BlockJob& job() override { return job_; }
@@ -61,6 +64,7 @@ class PruneCommand final : public JobCommand {
     if (done.empty()) PARE_CHECK(check_inputs(*job_.source, job_.model, {}));
     PARE_CHECK(check_dense());
     PruneOptions options = settings_.prune;
+    options.norms_only = norms_only_;
     if (settings_.scheme) {
       PARE_TRY(const RounderFactory rounder, joint_rounder(*settings_.scheme, arguments_.clamp));
       options.rounder = [rounder](const TensorSpec&) { return rounder; };
@@ -107,7 +111,8 @@ class PruneCommand final : public JobCommand {
   Status check_dense() const {
     for (size_t i = 0; i < targets_.size(); ++i) {
       const StoredTensor* stored = job_.source->find(job_.model.tensors[i].name);
-      if (targets_[i] && stored != nullptr && !can_be_quantized(*stored)) return already_quantized(*job_.source, *stored);
+      if (targets_[i] && stored != nullptr && !can_be_quantized(*stored))
+        return already_quantized(*job_.source, *stored);
     }
     return {};
   }
@@ -156,6 +161,7 @@ class PruneCommand final : public JobCommand {
   PrunePlan plan_;
   std::unique_ptr<Model> planned_;  // until the work begins
   uint64_t weight_bytes_ = 0;
+  bool norms_only_ = false;
 };
 
 }  // namespace
@@ -189,6 +195,11 @@ Result<Exit> run_calibrated(const PruneArguments& arguments, const PruneSettings
   job.source = std::move(source);
   job.model = model;
   PruneCommand command(arguments, settings, std::move(job), std::move(targets), std::move(planned), common);
+  if (calibration.statistics != nullptr && settings.prune.method != PruneMethod::sparsegpt) {
+    const StatisticSet collected = calibration.statistics->header().collected;
+    if (!collected.has(Statistic::second_moment) && collected.has(Statistic::square))
+      command.use_norms_only();
+  }
   return run_job(arguments, common, command, std::move(calibration), std::move(gates));
 }
 

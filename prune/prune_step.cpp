@@ -18,9 +18,13 @@ constexpr std::pair<PruneMethod, std::string_view> kMethods[] = {{PruneMethod::m
                                                                  {PruneMethod::wanda, "wanda"},
                                                                  {PruneMethod::sparsegpt, "sparsegpt"}};
 
-// Root of the diagonal of the second moment: the norms of the inputs.
+// The norms of the inputs: roots of the diagonal of the second moment, or of the sums of squares.
 std::vector<float> input_norms(const SiteStatistics& statistics) {
   std::vector<float> norms;
+  if (!statistics.second_moment.defined()) {
+    for (const double sum : statistics.square_sum) norms.push_back(float(std::sqrt(sum)));
+    return norms;
+  }
   const float* h = statistics.second_moment.data<float>();
   const int64_t n = statistics.channels;
   for (int64_t j = 0; j < n; ++j) norms.push_back(float(std::sqrt(std::max(0.0, double(h[j * n + j])))));
@@ -199,12 +203,12 @@ bool PruneStep::has_work(int block, Site site) const {
 
 StatisticSet PruneStep::survey(int block, Site site) const {
   if (!options_.whole_block || !has_work(block, site)) return {};
-  return {Statistic::second_moment};
+  return {options_.norms_only ? Statistic::square : Statistic::second_moment};
 }
 
 StatisticSet PruneStep::wanted(int block, Site site) const {
   if (options_.whole_block || !has_work(block, site)) return {};
-  return {Statistic::second_moment};
+  return {options_.norms_only ? Statistic::square : Statistic::second_moment};
 }
 
 Status PruneStep::edit(BlockEdit& block, const std::map<Site, SiteStatistics>& survey) {
@@ -223,10 +227,12 @@ Status PruneStep::compress(BlockEdit& block, const StageInput& input) {
 Status PruneStep::prune_site(BlockEdit& block, const StageInput& input) {
   const SiteStatistics& statistics = input.statistics;
   const std::string place = fmt::format("block {} {}", block.index(), site_text(input.site, input.expert));
-  if (Status checked = check_moment(statistics.second_moment, place); !checked) {
-    Error error = checked.error();
-    error.path = block.source().path();
-    return error;
+  if (statistics.second_moment.defined()) {
+    if (Status checked = check_moment(statistics.second_moment, place); !checked) {
+      Error error = checked.error();
+      error.path = block.source().path();
+      return error;
+    }
   }
   const bool is_starved =
       input.expert >= 0 && statistics.tokens < kStarvedTokens && options_.method != PruneMethod::magnitude;
@@ -307,12 +313,13 @@ Status PruneStep::prune_linear(BlockEdit& block, const TensorSpec& spec, const S
   }
   TensorRecord record = pruned_record(spec, target, prune_method_name(options_.method), mask->kept_count(),
                                       weight_change(weight, pruned));
-  PARE_TRY(const double error, relative_output_error(weight, pruned, moment));
-  record.extra["output_error"] = error;
+  if (moment.defined()) {
+    PARE_TRY(const double error, relative_output_error(weight, pruned, moment));
+    record.extra["output_error"] = error;
+  }
   record.extra["tokens"] = Json(statistics.tokens);
   int64_t dead = 0;
-  for (int64_t j = 0; j < statistics.channels; ++j)
-    dead += moment.data<float>()[j * statistics.channels + j] == 0.0f;
+  for (const float norm : input_norms(statistics)) dead += norm == 0.0f;
   record.extra["dead_columns"] = Json(dead);
   if (factor != nullptr) {
     record.extra["damping"] = factor->damping();

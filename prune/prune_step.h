@@ -31,6 +31,9 @@ struct PruneOptions {
   // All statistics of a block from before its pruning, as the published code of Wanda and SparseGPT takes
   // them; else those of each site come from the pruned parts before it.
   bool whole_block = false;
+  // Wanda and magnitude from channel norms alone: saved statistics may have nothing more. Output errors are
+  // then not known.
+  bool norms_only = false;
   bool allow_fallback = false;  // magnitude where the inputs say nothing
   bool allow_empty = false;     // matrices and heads may lose all weights
   // Rounds the survivors of sparsegpt in the same sweep; null: they stay floats.

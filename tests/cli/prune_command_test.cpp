@@ -119,6 +119,27 @@ TEST(PruneCommand, SaysWhatItDid) {
     EXPECT_THAT(result.out, HasSubstr(part));
 }
 
+// Channel norms are enough for Wanda; SparseGPT says what it lacks, and leaves nothing in the way.
+TEST(PruneCommand, SavedStatistics) {
+  const std::string folder = temporary_folder();
+  const std::string file = folder + "/s.safetensors", out = folder + "/out.pare";
+  ASSERT_EQ(pare({"calibrate", sample(), "--data", text(), "--samples", "6", "--context", "64", "-o", file})
+                .exit_code,
+            0);
+  for (const char* method : {"wanda", "magnitude"}) {
+    const CommandResult result =
+        pare(prune(out, {"--method", method, "--statistics", file, "--sparsity", "2:4"}));
+    EXPECT_EQ(result.exit_code, 0) << method << result.error;
+  }
+  std::filesystem::remove(out);
+  for (int time = 0; time < 2; ++time) {
+    const CommandResult result = pare(prune(out, {"--method", "sparsegpt", "--statistics", file}));
+    EXPECT_EQ(result.exit_code, 3);
+    EXPECT_THAT(result.error, HasSubstr("second_moment"));
+    EXPECT_FALSE(std::filesystem::exists(out + ".pare-job"));
+  }
+}
+
 TEST(PruneCommand, DryRunWritesNothing) {
   const std::string folder = temporary_folder();
   for (const Words& more : {Words{"--method", "magnitude"}, data()}) {
