@@ -85,7 +85,7 @@ TEST(QuantizeCommand, OverridesAndSelections) {
   }
   EXPECT_EQ(schemes["model.layers.1.mlp.down_proj.weight"], "int8-ch-sym");
   EXPECT_EQ(schemes["model.layers.3.mlp.down_proj.weight"], "int8-ch-sym");  // --set wins over --exclude
-  EXPECT_EQ(schemes["model.layers.3.mlp.up_proj.weight"], "");  // kept as it is
+  EXPECT_EQ(schemes["model.layers.3.mlp.up_proj.weight"], "");               // kept as it is
   EXPECT_EQ(schemes["model.layers.0.self_attn.q_proj.weight"], "");
   EXPECT_EQ(schemes["model.layers.0.self_attn.k_proj.weight"], "int4-g64-sym");
   EXPECT_EQ(schemes["model.embed_tokens.weight"], "int8-g64-sym");
@@ -155,6 +155,41 @@ TEST(QuantizeCommand, ConvOneDimensionalWeightsKeepTheirOrientation) {
     shapes[tensor.find("name")->as_string()] = tensor.find("shape")->dump();
   for (const Json& tensor : after.find("tensors")->items())
     EXPECT_EQ(tensor.find("shape")->dump(), shapes[tensor.find("name")->as_string()]);
+}
+
+// Data-free methods reach the matrices of all experts and leave the routers, whatever the output.
+TEST(QuantizeCommand, ExpertsOfAMixture) {
+  PARE_SHARED_OR_SKIP(model, "fixtures/mixtral");
+  const std::string folder = temporary_folder();
+  for (const char* method : {"rtn", "hqq", "rtn+mse"}) {
+    const std::string output = folder + "/" + method + ".pare";
+    const CommandResult result =
+        pare({"quantize", model, "--method", method, "--scheme", "int8-g32-asym", "-o", output});
+    ASSERT_EQ(result.exit_code, 0) << result.error;
+    ASSERT_EQ(pare({"verify", output}).exit_code, 0);
+    ASSERT_EQ(pare({"export", output, "-o", folder + "/" + method}).exit_code, 0);
+    for (const std::string& written : {output, folder + "/" + method}) {
+      const Json json = json_of(pare({"inspect", written, "--json"}));
+      EXPECT_EQ(json.find("config")->find("experts")->as_int(), 4);
+      EXPECT_EQ(json.find("config")->find("experts_per_token")->as_int(), 2);
+      EXPECT_EQ(json.find("parts")->find("experts")->find("tensors")->as_int(), 2 * 4 * 3);
+      EXPECT_EQ(json.find("parts")->find("routers")->find("tensors")->as_int(), 2);
+      for (const Json& tensor : json.find("tensors")->items()) {
+        const std::string& name = tensor.find("name")->as_string();
+        const bool is_expert = name.find(".experts.") != std::string::npos;
+        const bool is_codes = tensor.find("form")->as_string().starts_with("int8");
+        if (is_expert) {
+          EXPECT_EQ(is_codes, written == output) << name;
+        }
+        if (name.ends_with("block_sparse_moe.gate.weight")) {
+          EXPECT_EQ(tensor.find("form")->as_string(), "F32");
+        }
+      }
+    }
+  }
+  // No GGUF of mixtures yet.
+  const CommandResult gguf = pare({"export", model, "--type", "Q8_0", "-o", folder + "/m.gguf"});
+  EXPECT_EQ(gguf.exit_code, 4) << gguf.error;
 }
 
 }  // namespace
