@@ -21,6 +21,16 @@ Backend* find_backend(Device device) {
 
 }  // namespace
 
+SparseSummary SparseSummary::of(const SparseTensor& weight) {
+  return {.pattern = weight.pattern,
+          .out = weight.out(),
+          .in = weight.in(),
+          .density = 1.0 - weight.sparsity(),
+          .value_dtype = weight.has_codes() ? DType::u8 : weight.values.dtype(),
+          .scheme = weight.scheme,
+          .rounds_inputs = weight.activation.has_value()};
+}
+
 void install_backend(std::unique_ptr<Backend> backend) {
   PARE_ASSERT(backend != nullptr, "[backend] nothing to install");
   backends().push_back(std::move(backend));

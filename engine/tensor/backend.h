@@ -187,6 +187,25 @@ struct DivergenceArgs {
   int64_t rows, columns, p_stride, q_stride;
 };
 
+// What is known of a sparse matrix before it is read.
+struct SparseSummary {
+  SparsityPattern pattern;
+  int64_t out = 0, in = 0;
+  double density = 1.0;                 // share of weights that are kept
+  DType value_dtype = DType::u8;        // f32, bf16 or f16; u8: codes of `scheme`
+  std::optional<QuantScheme> scheme{};
+  bool rounds_inputs = false;           // the product is one of integers
+
+  static SparseSummary of(const SparseTensor& weight);
+};
+
+// Whether a backend multiplies the sparse form of a matrix, or wants it expanded to the dense form of the same
+// values or scheme because that is faster.
+struct SparseChoice {
+  bool is_sparse;
+  std::string reason;  // "sparse kernel 1.31x of dense"
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -217,6 +236,14 @@ class Backend {
   virtual Result<PackedMatrix> prepack(std::shared_ptr<const QuantizedTensor> weight) = 0;
   // The inverse of prepack.
   virtual Result<QuantizedTensor> unpack(const PackedMatrix& packed) = 0;
+
+  // The same for sparse matrices. The choice follows from the summary, the backend's level and its table of
+  // measured speeds; the other two work whatever it says. Error of prepack_sparse: exit 4 for codes without a sparse
+  // kernel (the caller expands them), 6.
+  virtual SparseChoice choose_sparse(const SparseSummary& weight) const = 0;
+  virtual Result<PackedMatrix> prepack_sparse(std::shared_ptr<const SparseTensor> weight) = 0;
+  virtual Result<SparseTensor> unpack_sparse(const PackedMatrix& packed) = 0;
+
   virtual size_t packed_matmul_workspace_bytes(const PackedMatrix& weight, int64_t m) const = 0;
   virtual void packed_matmul(const PackedMatmulArgs&) = 0;
 };

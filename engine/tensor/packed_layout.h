@@ -1,4 +1,4 @@
-// engine/tensor/packed_layout.h: where a kernel puts the codes of a quantized matrix.
+// engine/tensor/packed_layout.h: where a kernel puts the codes of a quantized matrix, or what a sparse one keeps.
 //
 // A layout is a value: a name and its tile. A kernel refuses a matrix whose layout it does not know; for each layout
 // unpack(pack(x)) == x.
@@ -8,6 +8,7 @@
 #include <string>
 
 #include "engine/tensor/quantized_tensor.h"
+#include "engine/tensor/sparse_tensor.h"
 
 namespace pare {
 
@@ -19,7 +20,7 @@ struct PackedLayout {
   bool operator==(const PackedLayout&) const = default;
 };
 
-// A quantized matrix as one kernel family wants it.
+// A quantized or sparse matrix as one kernel family wants it.
 struct PackedMatrix {
   PackedLayout layout;
   QuantScheme scheme;
@@ -31,7 +32,13 @@ struct PackedMatrix {
   // For layouts that are only a view ("canonical"): the tensor itself.
   std::shared_ptr<const QuantizedTensor> canonical;
 
-  bool defined() const { return canonical != nullptr || codes.defined(); }
+  // Sparse matrices: only kept weights are in `codes`.
+  std::optional<SparsityPattern> pattern;
+  DType value_dtype = DType::u8;  // of kept values (f32, bf16, f16); u8: codes of `scheme`
+  Tensor starts;                  // i64, opaque
+  std::shared_ptr<const SparseTensor> canonical_sparse;  // like canonical
+
+  bool defined() const { return canonical != nullptr || canonical_sparse != nullptr || codes.defined(); }
   uint64_t size_bytes() const;
 };
 

@@ -56,8 +56,36 @@ Result<PackedMatrix> CheckBackend::prepack(std::shared_ptr<const QuantizedTensor
 
 PackedMatrix CheckBackend::tested_form(const PackedMatrix& packed) {
   PackedMatrix result = packed;
-  if (packed.codes.defined()) result.canonical = nullptr;
+  if (packed.codes.defined()) {
+    result.canonical = nullptr;
+    result.canonical_sparse = nullptr;
+  }
   return result;
+}
+
+Result<PackedMatrix> CheckBackend::prepack_sparse(std::shared_ptr<const SparseTensor> weight) {
+  PARE_TRY(PackedMatrix packed, tested_.prepack_sparse(weight));
+  PARE_TRY(const SparseTensor unpacked, tested_.unpack_sparse(packed));
+  const Subject what = subject("prepack_sparse", weight->pattern.text());
+  PARE_ASSERT(unpacked.pattern == weight->pattern && unpacked.shape == weight->shape &&
+                  unpacked.scheme == weight->scheme && unpacked.activation == weight->activation,
+              "[check] prepack_sparse: {} {} gives {} {}", weight->pattern.text(), weight->shape.text(),
+              unpacked.pattern.text(), unpacked.shape.text());
+  require_equal_bytes(what, "mask", unpacked.mask, weight->mask);
+  require_equal_bytes(what, "indices", unpacked.indices, weight->indices);
+  require_equal_bytes(what, "row pointers", unpacked.row_pointers, weight->row_pointers);
+  require_equal_bytes(what, "values", unpacked.values, weight->values);
+  require_equal_bytes(what, "codes", unpacked.codes, weight->codes);
+  require_equal_bytes(what, "scales", unpacked.scales, weight->scales);
+  require_equal_bytes(what, "zero points", unpacked.zero_points, weight->zero_points);
+  require_equal_bytes(what, "minimums", unpacked.minimums, weight->minimums);
+  require_equal_bytes(what, "codebook", unpacked.codebook, weight->codebook);
+  packed.canonical_sparse = std::move(weight);
+  return packed;
+}
+
+Result<SparseTensor> CheckBackend::unpack_sparse(const PackedMatrix& packed) {
+  return tested_.unpack_sparse(tested_form(packed));
 }
 
 Result<QuantizedTensor> CheckBackend::unpack(const PackedMatrix& packed) {

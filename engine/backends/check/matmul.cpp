@@ -72,11 +72,13 @@ size_t CheckBackend::packed_matmul_workspace_bytes(const PackedMatrix& weight, i
 }
 
 void CheckBackend::packed_matmul(const PackedMatmulArgs& a) {
-  PARE_ASSERT(a.weight->canonical != nullptr, "[check] a matrix that another backend packed, {}",
+  const bool is_sparse = a.weight->canonical_sparse != nullptr;
+  PARE_ASSERT(is_sparse || a.weight->canonical != nullptr, "[check] a matrix that another backend packed, {}",
               a.weight->layout.name);
   const Matrix before = Matrix::copy_of(a.out, a.m, a.n, a.out_stride);
   Matrix want = before;
-  Result<PackedMatrix> oracle_weight = oracle_.prepack(a.weight->canonical);
+  Result<PackedMatrix> oracle_weight = is_sparse ? oracle_.prepack_sparse(a.weight->canonical_sparse)
+                                                 : oracle_.prepack(a.weight->canonical);
   PARE_ASSERT(oracle_weight.has_value(), "[check] {}", format_error(oracle_weight.error()));
   std::vector<CacheLine> workspace = scratch(oracle_.packed_matmul_workspace_bytes(*oracle_weight, a.m));
   PackedMatmulArgs oracle = a;
@@ -96,6 +98,14 @@ void CheckBackend::packed_matmul(const PackedMatmulArgs& a) {
     return;
   }
   std::vector<double> norms;
+  if (is_sparse) {  // zero points are subtracted exactly, before anything is multiplied
+    std::vector<float> row(static_cast<size_t>(a.k));
+    for (int64_t n = 0; n < a.n; ++n) {
+      a.weight->canonical_sparse->dense_rows(n, n + 1, row.data());
+      norms.push_back(row_norms(row.data(), DType::f32, 1, a.k)[0]);
+    }
+    return compare_products(subject("packed_matmul", a.weight->pattern->text() + " weight"), a, norms, before, want);
+  }
   for (int64_t n = 0; n < a.n; ++n) norms.push_back(tolerance::quantized_row_norm(*a.weight->canonical, n));
   compare_products(subject("packed_matmul", a.weight->scheme.text() + " weight"), a, norms, before, want);
 }

@@ -8,6 +8,8 @@
 
 #include "engine/backends/cpu/kernels.h"
 #include "engine/backends/cpu/matmul/matmul.h"
+#include "engine/backends/cpu/sparse/choice.h"
+#include "engine/backends/cpu/sparse/sparse.h"
 #include "engine/core/assert.h"
 #include "engine/core/parallel.h"
 #include "engine/tensor/quantized_tensor.h"
@@ -100,15 +102,50 @@ class CpuBackend final : public Backend {
     return cpu::prepack(isa_, std::move(weight));
   }
   Result<QuantizedTensor> unpack(const PackedMatrix& packed) override { return cpu::unpack(packed); }
+  SparseChoice choose_sparse(const SparseSummary& weight) const override {
+    return cpu::choose_sparse(isa_, weight);
+  }
+  Result<PackedMatrix> prepack_sparse(std::shared_ptr<const SparseTensor> weight) override;
+  Result<SparseTensor> unpack_sparse(const PackedMatrix& packed) override {
+    if (packed.canonical_sparse != nullptr) return *packed.canonical_sparse;
+    return cpu::sparse_unpack(packed);
+  }
   size_t packed_matmul_workspace_bytes(const PackedMatrix& weight, int64_t m) const override {
+    if (weight.pattern) return cpu::sparse_workspace_bytes(weight, m);
     return cpu::packed_matmul_workspace_bytes(isa_, weight, m);
   }
-  void packed_matmul(const PackedMatmulArgs& a) override { cpu::packed_matmul(isa_, a); }
+  void packed_matmul(const PackedMatmulArgs& a) override {
+    if (a.weight->pattern) return cpu::sparse_matmul(isa_, cpu::kernels_of(isa_, *a.weight), a);
+    cpu::packed_matmul(isa_, a);
+  }
 
  private:
   Isa isa_;
   const cpu::Kernels& kernels_;
 };
+
+Result<PackedMatrix> CpuBackend::prepack_sparse(std::shared_ptr<const SparseTensor> weight) {
+  PARE_ASSERT(weight != nullptr, "[prepack] nothing to pack");
+  const bool is_empty = weight->out() == 0 || weight->in() == 0;
+  if (!cpu::has_sparse_form(weight->scheme, weight->activation.has_value())) {
+    return Error{.exit = Exit::unsupported,
+                 .rule = {},
+                 .path = {},
+                 .where = {},
+                 .what = "no sparse kernel for these codes",
+                 .got = weight->scheme->text(),
+                 .limit = {}};
+  }
+  if (!is_empty) return cpu::sparse_prepack(*cpu::sparse_kernels(isa_).front(), *weight);
+  PackedMatrix packed;
+  packed.out = weight->out();
+  packed.in = weight->in();
+  packed.pattern = weight->pattern;
+  packed.value_dtype = weight->has_codes() ? DType::u8 : weight->values.dtype();
+  if (weight->scheme) packed.scheme = *weight->scheme;
+  packed.canonical_sparse = std::move(weight);
+  return packed;
+}
 
 void CpuBackend::quantized_embedding(const QuantizedEmbeddingArgs& a) {
   constexpr int64_t kSlice = 1024;  // weights dequantized at a time

@@ -29,7 +29,8 @@ constexpr std::array kFeatures{
     Feature{"avx2", kLeaf7Ebx, 5, kYmm},         Feature{"avx_vnni", kLeaf71Eax, 4, kYmm},
     Feature{"avx512f", kLeaf7Ebx, 16, kZmm},     Feature{"avx512dq", kLeaf7Ebx, 17, kZmm},
     Feature{"avx512bw", kLeaf7Ebx, 30, kZmm},    Feature{"avx512vl", kLeaf7Ebx, 31, kZmm},
-    Feature{"avx512_vbmi", kLeaf7Ecx, 1, kZmm},  Feature{"avx512_vnni", kLeaf7Ecx, 11, kZmm},
+    Feature{"avx512_vbmi", kLeaf7Ecx, 1, kZmm},  Feature{"avx512_vbmi2", kLeaf7Ecx, 6, kZmm},
+    Feature{"avx512_vnni", kLeaf7Ecx, 11, kZmm},
     Feature{"avx512_bf16", kLeaf71Eax, 5, kZmm}, Feature{"avx512_fp16", kLeaf7Edx, 23, kZmm},
 };
 

@@ -1,4 +1,5 @@
-// Operations on codes: every weight is first dequantized, by the definition in quantized_tensor.h.
+// Operations on codes and on sparse matrices: every weight is first made a float, by the definitions in
+// quantized_tensor.h and sparse_tensor.h.
 #include <algorithm>
 
 #include "engine/backends/reference/backend_class.h"
@@ -31,6 +32,28 @@ Result<QuantizedTensor> ReferenceBackend::unpack(const PackedMatrix& packed) {
   PARE_ASSERT(packed.layout == PackedLayout{} && packed.canonical != nullptr, "[unpack] layout {}",
               packed.layout.name);
   return *packed.canonical;
+}
+
+Result<PackedMatrix> ReferenceBackend::prepack_sparse(std::shared_ptr<const SparseTensor> weight) {
+  PARE_ASSERT(weight != nullptr, "[prepack] nothing to pack");
+  if (weight->activation) {  // a product of integers needs a code for every weight
+    PARE_TRY(QuantizedTensor whole, weight->to_quantized({}, {}));
+    return prepack(std::make_shared<QuantizedTensor>(std::move(whole)));
+  }
+  PackedMatrix packed;
+  if (weight->scheme) packed.scheme = *weight->scheme;
+  packed.pattern = weight->pattern;
+  packed.value_dtype = weight->has_codes() ? DType::u8 : weight->values.dtype();
+  packed.out = weight->out();
+  packed.in = weight->in();
+  packed.canonical_sparse = std::move(weight);
+  return packed;
+}
+
+Result<SparseTensor> ReferenceBackend::unpack_sparse(const PackedMatrix& packed) {
+  PARE_ASSERT(packed.layout == PackedLayout{} && packed.canonical_sparse != nullptr, "[unpack] layout {}",
+              packed.layout.name);
+  return *packed.canonical_sparse;
 }
 
 size_t ReferenceBackend::packed_matmul_workspace_bytes(const PackedMatrix& weight, int64_t m) const {
@@ -82,16 +105,22 @@ void integer_matmul(const PackedMatmulArgs& a) {
 
 }  // namespace
 
-// out[m, n] (+)= sum_k x[m, k] * dequantize(weight)[n, k] + bias[n]
+// out[m, n] (+)= sum_k x[m, k] * dequantize(weight)[n, k] + bias[n]; of sparse ones to_dense(weight), whose removed
+// weights are +0
 void ReferenceBackend::packed_matmul(const PackedMatmulArgs& a) {
-  PARE_ASSERT(a.weight->layout == PackedLayout{} && a.weight->canonical != nullptr,
+  PARE_ASSERT(a.weight->layout == PackedLayout{} &&
+                  (a.weight->canonical != nullptr || a.weight->canonical_sparse != nullptr),
               "[packed_matmul] layout {}", a.weight->layout.name);
   if (a.weight->activation) return integer_matmul(a);
   const int64_t lanes = std::min(kLanes, a.n);
   parallel_for(lanes, [&](int64_t lane) {
     float* weight = static_cast<float*>(a.workspace) + lane * a.k;
     for (int64_t n = lane; n < a.n; n += lanes) {
-      a.weight->canonical->dequantize_rows(n, n + 1, weight);
+      if (a.weight->canonical_sparse != nullptr) {
+        a.weight->canonical_sparse->dense_rows(n, n + 1, weight);
+      } else {
+        a.weight->canonical->dequantize_rows(n, n + 1, weight);
+      }
       for (int64_t m = 0; m < a.m; ++m) {
         const float* x = a.x + m * a.x_stride;
         float& out = a.out[m * a.out_stride + n];
