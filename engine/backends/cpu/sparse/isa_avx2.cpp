@@ -95,6 +95,7 @@ template <class Load>
 struct Values {
   static constexpr bool kHasCodes = false;
   static constexpr int kVectors = 2, kInterleave = 1;
+  static constexpr int kLinesPerInput = Load::kBytes == 4 ? 2 : 1;
   using Mask = uint16_t;
   using Fill = NoFill;
   static Fill fill(const int8_t*) { return {}; }
@@ -142,6 +143,7 @@ __m256 codes_at_rows(uint32_t mask, __m128i codes, const int8_t* zeros) {
 struct Byte {
   static constexpr bool kHasCodes = true;
   static constexpr int kVectors = 4, kInterleave = 1;
+  static constexpr int kLinesPerInput = 1;
   using Mask = uint32_t;
   using Fill = const int8_t*;
   static Fill fill(const int8_t* zeros) { return zeros; }
@@ -159,6 +161,7 @@ struct Byte {
 struct Nibble {
   static constexpr bool kHasCodes = true;
   static constexpr int kVectors = 4, kInterleave = 1;
+  static constexpr int kLinesPerInput = 1;
   using Mask = uint32_t;
   using Fill = const int8_t*;
   static Fill fill(const int8_t* zeros) { return zeros; }

@@ -18,6 +18,7 @@ template <class Load>
 struct Values {
   static constexpr bool kHasCodes = false;
   static constexpr int kVectors = 2, kInterleave = 1;
+  static constexpr int kLinesPerInput = Load::kBytes == 4 ? 2 : 1;
   using Mask = uint32_t;
   using Fill = NoFill;
   static Fill fill(const int8_t*) { return {}; }
@@ -61,6 +62,7 @@ Zeros zeros_of(const int8_t* zeros) {
 struct Byte {
   static constexpr bool kHasCodes = true;
   static constexpr int kVectors = 4, kInterleave = 1;
+  static constexpr int kLinesPerInput = 1;
   using Mask = uint64_t;
   using Fill = Zeros;
   static Fill fill(const int8_t* zeros) { return zeros_of(zeros); }
@@ -76,6 +78,7 @@ struct Byte {
 struct Nibble {
   static constexpr bool kHasCodes = true;
   static constexpr int kVectors = 4, kInterleave = 1;
+  static constexpr int kLinesPerInput = 1;
   using Mask = uint64_t;
   using Fill = Zeros;
   static Fill fill(const int8_t* zeros) { return zeros_of(zeros); }

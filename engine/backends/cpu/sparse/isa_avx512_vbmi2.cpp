@@ -16,6 +16,7 @@ __m512i expand_halves(uint32_t mask, const uint8_t* from) {
 struct F32 {
   static constexpr bool kHasCodes = false;
   static constexpr int kVectors = 2, kInterleave = 1;
+  static constexpr int kLinesPerInput = 2;
   using Mask = uint32_t;
   using Fill = NoFill;
   static Fill fill(const int8_t*) { return {}; }
@@ -33,6 +34,7 @@ struct F32 {
 struct Bf16 {
   static constexpr bool kHasCodes = false;
   static constexpr int kVectors = 2, kInterleave = 2;
+  static constexpr int kLinesPerInput = 1;
   using Mask = uint32_t;
   using Fill = NoFill;
   static Fill fill(const int8_t*) { return {}; }
@@ -47,6 +49,7 @@ struct Bf16 {
 struct F16 {
   static constexpr bool kHasCodes = false;
   static constexpr int kVectors = 2, kInterleave = 1;
+  static constexpr int kLinesPerInput = 1;
   using Mask = uint32_t;
   using Fill = NoFill;
   static Fill fill(const int8_t*) { return {}; }
@@ -71,6 +74,7 @@ __m512i bytes_of_rows(const int8_t* zeros, int keep) {
 struct Byte {
   static constexpr bool kHasCodes = true;
   static constexpr int kVectors = 4, kInterleave = 4;
+  static constexpr int kLinesPerInput = 1;
   using Mask = uint64_t;
   using Fill = __m512i;
   static Fill fill(const int8_t* zeros) { return bytes_of_rows(zeros, 0xff); }
@@ -88,6 +92,7 @@ struct Byte {
 struct Nibble {
   static constexpr bool kHasCodes = true;
   static constexpr int kVectors = 4, kInterleave = 4;
+  static constexpr int kLinesPerInput = 1;
   using Mask = uint64_t;
   using Fill = __m512i;
   static Fill fill(const int8_t* zeros) { return bytes_of_rows(zeros, 0x0f); }

@@ -102,6 +102,7 @@ template <class Read, int kVectorCount, class MaskWord>
 struct Rows {
   static constexpr bool kHasCodes = kVectorCount == 4;
   static constexpr int kVectors = kVectorCount, kInterleave = 1;
+  static constexpr int kLinesPerInput = 1;
   using Mask = MaskWord;
   using Fill = const int8_t*;
   static Fill fill(const int8_t* zeros) { return zeros; }

@@ -3,6 +3,7 @@
 //
 //   E::kVectors            vectors of rows in a tile
 //   E::Mask                one bit per row
+//   E::kLinesPerInput      cache lines that the values of an input take, for prefetching
 //   E::Fill                what removed rows decode to; E::fill(zeros) makes it for a group (codes only)
 //   E::take(mask, from, fill, values)  reads popcount(mask) values at `from` into values[kVectors], removed
 //   rows 0 (or
@@ -77,10 +78,12 @@ void masked_tile(const SparseGemv& g, int64_t tile, int64_t first_m) {
       if (k == first) values = masks + width * int64_t(sizeof(typename E::Mask));
       const int64_t block_end = end < first + width ? end : first + width;
       for (; k + 4 <= block_end; k += 4) {
-        __builtin_prefetch(values + kPrefetchBytes);
-        __builtin_prefetch(values + kPrefetchBytes + 64);
 #pragma GCC unroll 4
-        for (int i = 0; i < 4; ++i) input(masks, k - first + i, k + i, sum[i % kSums]);
+        for (int i = 0; i < 4; ++i) {
+          __builtin_prefetch(values + kPrefetchBytes);
+          if constexpr (E::kLinesPerInput == 2) __builtin_prefetch(values + kPrefetchBytes + 64);
+          input(masks, k - first + i, k + i, sum[i % kSums]);
+        }
       }
       for (; k < block_end; ++k) input(masks, k - first, k, sum[0]);
     }

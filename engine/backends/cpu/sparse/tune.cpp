@@ -1,0 +1,221 @@
+#include "engine/backends/cpu/sparse/tune.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+
+#include "engine/backends/cpu/matmul/matmul.h"
+#include "engine/backends/cpu/sparse/sparse.h"
+#include "engine/core/parallel.h"
+#include "engine/core/random.h"
+#include "engine/tensor/float_formats.h"
+
+namespace pare::cpu {
+namespace {
+
+constexpr int64_t kSides[kSizeClasses] = {1024, 2048};  // square matrices of each class
+constexpr size_t kBeyondCache = size_t{96} << 20;       // bytes walked before a copy is used again
+constexpr int kRounds = 9;
+
+const Random& draws() {
+  static const Random random(11, RandomPurpose::test_data);
+  return random;
+}
+
+// Mean 1 / (1 - share removed) is irrelevant to speed, so values are simply uniform.
+Result<Tensor> random_dense(DType dtype, int64_t side) {
+  PARE_TRY(Tensor dense, Tensor::allocate(dtype, {side, side}));
+  parallel_ranges(side * side, 65536, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const float value = 2.0f * draws().uniform(uint64_t(i)) - 1.0f;
+      if (dtype == DType::f32) {
+        dense.mutable_data<float>()[i] = value;
+      } else {
+        dense.mutable_data<uint16_t>()[i] = dtype == DType::bf16 ? float_to_bf16(value) : float_to_f16(value);
+      }
+    }
+  });
+  return dense;
+}
+
+Result<QuantizedTensor> random_codes(const QuantScheme& scheme, int64_t side) {
+  PARE_TRY(QuantizedTensor codes, QuantizedTensor::allocate(scheme, side, side));
+  auto* bytes = codes.codes.mutable_data<uint8_t>();
+  parallel_ranges(codes.codes.numel(), 65536, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) bytes[i] = uint8_t(draws().below(255, uint64_t(i)) + 1);
+  });
+  for (int64_t i = 0; i < codes.scales.numel(); ++i)
+    codes.scales.mutable_data<uint16_t>()[i] = float_to_f16(0.01f);
+  return codes;
+}
+
+Result<Mask> random_mask(const SparseKind& kind, int64_t side) {
+  PARE_TRY(Tensor bits, Tensor::allocate(DType::u8, {side, side / 8}));
+  uint8_t* bytes = bits.mutable_data<uint8_t>();
+  parallel_ranges(bits.numel(), 16384, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      unsigned byte = 0;
+      for (unsigned half = 0; half < 2; ++half) {
+        const uint64_t counter = uint64_t(2 * i + half);
+        if (is_masked(kind.form)) {
+          for (unsigned bit = 0; bit < 4; ++bit) {
+            if (double(draws().uniform(4 * counter + bit, 1)) < kind.density) byte |= 1u << (4 * half + bit);
+          }
+          continue;
+        }
+        constexpr unsigned kTwoOfFour[6] = {3, 5, 9, 6, 10, 12};
+        const auto drawn = draws().below(kind.n == 1 ? 4 : 6, counter, 2);
+        byte |= (kind.n == 1 ? 1u << drawn : kTwoOfFour[drawn]) << (4 * half);
+      }
+      bytes[i] = uint8_t(byte);
+    }
+  });
+  return Mask(std::move(bits), side, side);
+}
+
+Result<Tensor> copied(const Tensor& tensor) {
+  if (!tensor.defined()) return tensor;
+  PARE_TRY(Tensor copy, Tensor::allocate(tensor.dtype(), tensor.shape()));
+  std::memcpy(copy.mutable_raw(), tensor.raw(), tensor.size_bytes());
+  return copy;
+}
+
+Result<std::vector<PackedMatrix>> copies_of(const PackedMatrix& packed) {
+  std::vector<PackedMatrix> copies{packed};
+  while (copies.size() * packed.size_bytes() < kBeyondCache) {
+    PackedMatrix copy = packed;
+    PARE_TRY(copy.codes, copied(packed.codes));
+    PARE_TRY(copy.scales, copied(packed.scales));
+    copies.push_back(std::move(copy));
+  }
+  return copies;
+}
+
+// One token with each of several copies of a matrix.
+struct Walk {
+  Isa isa;
+  int64_t side;
+  std::vector<float> x, out;
+  std::shared_ptr<Storage> workspace;
+  std::vector<Tensor> dense;
+  std::vector<PackedMatrix> packed;
+
+  void run() {
+    const auto with = [&](auto args) {
+      args.x = x.data();
+      args.out = out.data();
+      args.m = 1;
+      args.n = args.k = args.x_stride = args.out_stride = side;
+      args.workspace = workspace->mutable_data();
+      return args;
+    };
+    for (const Tensor& weight : dense) {
+      MatmulArgs args = with(MatmulArgs{});
+      args.weight = weight.raw();
+      args.weight_dtype = weight.dtype();
+      matmul(isa, args);
+    }
+    for (const PackedMatrix& weight : packed) {
+      PackedMatmulArgs args = with(PackedMatmulArgs{});
+      args.weight = &weight;
+      weight.pattern ? sparse_matmul(isa, *sparse_kernels(isa).front(), args) : packed_matmul(isa, args);
+    }
+  }
+  double seconds_per_copy() {
+    const auto begin = std::chrono::steady_clock::now();
+    run();
+    const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
+    return taken.count() / double(dense.size() + packed.size());
+  }
+};
+
+Result<Walk> make_walk(Isa isa, int64_t side) {
+  Walk walk{.isa = isa,
+            .side = side,
+            .x = std::vector<float>(size_t(side), 0.5f),
+            .out = std::vector<float>(size_t(side)),
+            .workspace = nullptr,
+            .dense = {},
+            .packed = {}};
+  PARE_TRY(walk.workspace, Storage::allocate(matmul_workspace_bytes(isa, 1, side, side) + 64, Device::cpu()));
+  return walk;
+}
+
+double measured_ratio(Walk& dense, Walk& sparse) {
+  dense.run();
+  sparse.run();
+  std::vector<double> ratios;
+  for (int round = 0; round < kRounds; ++round) {
+    const double peer = dense.seconds_per_copy();
+    ratios.push_back(peer / sparse.seconds_per_copy());
+  }
+  std::ranges::nth_element(ratios, ratios.begin() + kRounds / 2);
+  return ratios[kRounds / 2];
+}
+
+DType dtype_of(SparseForm form) {
+  switch (form) {
+    case SparseForm::of_four_f32:
+    case SparseForm::masked_f32:
+      return DType::f32;
+    case SparseForm::of_four_bf16:
+    case SparseForm::masked_bf16:
+      return DType::bf16;
+    default:
+      return DType::f16;
+  }
+}
+
+// All kinds that share a dense peer (the same element type) at one size.
+Status measure_element(Isa isa, int element, int size_class, const TuneProgress& progress,
+                       SparseTable& table) {
+  const int64_t side = kSides[size_class];
+  const SparseForm any = SparseForm(element);
+  const QuantScheme scheme =
+      QuantScheme::parse(any == SparseForm::of_four_nibble ? "int4-g64" : "int8-ch").value();
+  PARE_TRY(Walk dense, make_walk(isa, side));
+  Tensor values;
+  QuantizedTensor codes;
+  if (has_codes(any)) {
+    PARE_TRY(codes, random_codes(scheme, side));
+    PARE_TRY(const PackedMatrix packed, prepack(isa, std::make_shared<QuantizedTensor>(codes)));
+    PARE_TRY(dense.packed, copies_of(packed));
+  } else {
+    PARE_TRY(values, random_dense(dtype_of(any), side));
+    while (dense.dense.size() * values.size_bytes() < kBeyondCache) {
+      PARE_TRY(Tensor copy, copied(values));
+      dense.dense.push_back(std::move(copy));
+    }
+  }
+  const std::vector<SparseKind>& kinds = sparse_kinds();
+  for (size_t i = 0; i < kinds.size(); ++i) {
+    if (int(kinds[i].form) % 5 != element) continue;
+    SparsityPattern pattern;
+    if (!is_masked(kinds[i].form)) pattern = {.kind = SparsityPattern::Kind::n_of_m, .n = kinds[i].n, .m = 4};
+    PARE_TRY(const Mask mask, random_mask(kinds[i], side));
+    Result<SparseTensor> weight = has_codes(any) ? SparseTensor::from_quantized(codes, mask, pattern)
+                                                 : SparseTensor::from_dense(values, mask, pattern);
+    PARE_CHECK(weight);
+    PARE_TRY(const PackedMatrix packed, sparse_prepack(*sparse_kernels(isa).front(), *weight));
+    PARE_TRY(Walk sparse, make_walk(isa, side));
+    PARE_TRY(sparse.packed, copies_of(packed));
+    table[i][size_t(size_class)] = measured_ratio(dense, sparse);
+    progress(kinds[i], size_class, table[i][size_t(size_class)]);
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<SparseTable> measure_sparse_table(Isa isa, const TuneProgress& progress) {
+  SparseTable table(sparse_kinds().size(), {0.0, 0.0});
+  constexpr int kElements = 5;
+  for (int element = 0; element < kElements; ++element) {
+    for (int size_class = 0; size_class < kSizeClasses; ++size_class) {
+      PARE_CHECK(measure_element(isa, element, size_class, progress, table));
+    }
+  }
+  return table;
+}
+
+}  // namespace pare::cpu
