@@ -37,7 +37,7 @@ Result<Weight> Weight::make(std::string name, const WeightData& data, bool trans
     return weight;
   }
   if (data.is_sparse()) {
-    PARE_CHECK(weight.make_sparse(*data.sparse(), use));
+    PARE_CHECK(weight.make_sparse(data.sparse(), use));
     return weight;
   }
   if (data.is_low_rank()) {
@@ -61,10 +61,17 @@ Result<Weight> Weight::make(std::string name, const WeightData& data, bool trans
   return weight;
 }
 
-// Codes run as codes where 0 is one of them; everything else as the dense matrix with zeros.
-Status Weight::make_sparse(const SparseTensor& sparse, WeightUse use) {
+// Sparse where that is faster. Otherwise codes run as codes where 0 is one of them, everything else as the dense
+// matrix with zeros.
+Status Weight::make_sparse(std::shared_ptr<const SparseTensor> weight, WeightUse use) {
+  const SparseTensor& sparse = *weight;
   out_ = sparse.out();
   in_ = sparse.in();
+  if (use == WeightUse::multiply && backend_for(device_).choose_sparse(SparseSummary::of(sparse)).is_sparse) {
+    PARE_TRY(packed_, backend_for(device_).prepack_sparse(std::move(weight)));
+    is_copy_ = packed_.canonical_sparse == nullptr;
+    return {};
+  }
   is_copy_ = true;
   if (!sparse.has_codes() || !has_zero_code(*sparse.scheme)) {
     PARE_TRY(dense_, sparse.to_dense());
@@ -121,8 +128,9 @@ Weight Weight::planned(const StoredTensor& stored, int64_t out, int64_t in, Devi
     }
     return weight;
   }
-  if (stored.scheme && (!stored.is_sparse() || has_zero_code(*stored.scheme))) {
-    weight.packed_.scheme = *stored.scheme;
+  // A sparse matrix may run in any of its forms; a packed one needs the most.
+  if (stored.scheme || stored.is_sparse()) {
+    if (stored.scheme) weight.packed_.scheme = *stored.scheme;
     weight.packed_.activation = stored.activation;
     weight.packed_.out = out;
     weight.packed_.in = in;

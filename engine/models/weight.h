@@ -17,8 +17,8 @@ enum class WeightUse : uint8_t { multiply, gather, both };
 class Weight {
  public:
   Weight() = default;
-  // Dense matrices stored [in, out] are transposed once here; quantized and sparse ones are unpacked or
-  // repacked for the device; low-rank ones stay two factors, so that multiply() is two products (and that of
+  // Dense matrices stored [in, out] are transposed once here; quantized ones are repacked for the device, sparse
+  // ones too where the backend's table says that this is faster, else they are expanded; low-rank ones stay two factors, so that multiply() is two products (and that of
   // the base), except where rows are gathered. bias: f32 [out] or undefined. Exit 4 or 6.
   static Result<Weight> make(std::string name, const WeightData& data, bool transposed, Tensor bias,
                              Device device, WeightUse use = WeightUse::multiply);
@@ -46,7 +46,7 @@ class Weight {
   void gather(const Tensor& ids, float scale, bool accumulate, Tensor& out) const;
 
  private:
-  Status make_sparse(const SparseTensor& sparse, WeightUse use);
+  Status make_sparse(std::shared_ptr<const SparseTensor> weight, WeightUse use);
   Status make_low_rank(const LowRankTensor& tensor, WeightUse use);
 
   std::string name_;
