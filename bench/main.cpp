@@ -40,6 +40,7 @@ int main(int argc, char** argv) {
     add(load_cases(inputs));
   }
   add(matmul_cases());
+  add(sparse_cases());
   add(vector_cases());
   return run_benchmarks(options, cases);
 }

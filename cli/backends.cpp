@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "cli/tuning.h"
 #include "engine/backends/check/check_backend.h"
 #include "engine/backends/cpu/cpu_backend.h"
 #include "engine/backends/cpu/isa.h"
@@ -29,6 +30,7 @@ Status install_backends(const std::string& cpu_profile) {
     cpu::set_isa_limit(*asked);
     level = std::min(level, *asked);
   }
+  load_tuning(level);
   install_backend(make_reference_backend());
   install_backend(make_cpu_backend(level));
   install_backend(make_check_backend(backend_for(Device::cpu()), backend_for(Device::reference()), {}));
@@ -36,7 +38,9 @@ Status install_backends(const std::string& cpu_profile) {
 }
 
 std::string arithmetic_profile() {
-  return "cpu " + std::string(cpu::isa_name(cpu::best_isa())) + "; " + factorization_library();
+  const std::string tuned = tuning_label();
+  return "cpu " + std::string(cpu::isa_name(cpu::best_isa())) + (tuned.empty() ? "" : ", " + tuned) + "; " +
+         factorization_library();
 }
 
 }  // namespace pare::cli

@@ -1,8 +1,13 @@
+#include <fmt/format.h>
 #include <CLI/CLI.hpp>
+
+#include <memory>
 
 #include "cli/commands.h"
 #include "cli/libraries.h"
+#include "cli/tuning.h"
 #include "engine/backends/cpu/isa.h"
+#include "engine/backends/cpu/sparse/tune.h"
 #include "engine/backends/cuda/device_info.h"
 #include "engine/core/memory.h"
 #include "engine/core/parallel.h"
@@ -19,6 +24,55 @@ std::string gpu_line(const GpuInfo& gpu) {
          format_bytes(gpu.total_bytes) + " free";
 }
 
+// Which speeds of sparse kernels decide.
+std::string tuning_line() {
+  const std::string label = tuning_label();
+  return label.empty() ? "built-in speeds of sparse kernels" : label + " on this machine, " + *tuning_path();
+}
+
+// Measures this machine and keeps the table for later runs.
+Result<Exit> run_tune(const CommonOptions& common) {
+  PARE_CHECK(start_engine(common));
+  const std::optional<std::string> path = tuning_path();
+  if (!path) {
+    return Error{.exit = Exit::usage,
+                 .rule = {},
+                 .path = "--tune",
+                 .where = {},
+                 .what = "no place for the measured speeds",
+                 .got = "PARE_TUNING=off or no home folder",
+                 .limit = "PARE_TUNING=FILE",
+                 .limit_label = "expected"};
+  }
+  const cpu::Isa level = cpu::best_isa();
+  Json lines = Json::array();
+  PARE_TRY(const cpu::SparseTable table,
+           cpu::measure_sparse_table(level, [&](const cpu::SparseKind& kind, int size_class, double ratio) {
+             if (!common.json) {
+               print_line(fmt::format("  {:<18} {:<6} {:.2f}x of dense", kind.name(),
+                                      cpu::kSizeNames[size_class], ratio));
+               return;
+             }
+             Json line = Json::object();
+             line["kernel"] = kind.name();
+             line["size"] = cpu::kSizeNames[size_class];
+             line["ratio_to_dense"] = ratio;
+             lines.push_back(std::move(line));
+           }));
+  PARE_CHECK(save_tuning(*path, level, table));
+  if (!common.json) {
+    print_line("written to " + *path);
+    return Exit::ok;
+  }
+  Json json = Json::object();
+  json["schema_version"] = 1;
+  json["path"] = *path;
+  json["cpu_level"] = cpu::isa_name(level);
+  json["sparse_kernels"] = std::move(lines);
+  print_json(json);
+  return Exit::ok;
+}
+
 Result<Exit> run_doctor(const CommonOptions& common) {
   PARE_CHECK(start_engine(common));
   const auto gpus = list_gpus();
@@ -31,6 +85,7 @@ Result<Exit> run_doctor(const CommonOptions& common) {
     json["cpu_level"] = level;
     json["cpu_features"] = cpu::cpu_features();
     json["threads"] = thread_count();
+    json["tuning"] = tuning_line();
     json["memory_available_bytes"] = Json(available_bytes());
     json["cuda_build"] = built_with_cuda();
     if (gpus) {
@@ -54,6 +109,7 @@ Result<Exit> run_doctor(const CommonOptions& common) {
   print_line(std::string("pare ") + kVersion);
   print_line("  CPU kernels   " + level + " (this machine has: " + cpu::cpu_features() + ")");
   print_line("  threads       " + std::to_string(thread_count()));
+  print_line("  tuning        " + tuning_line());
   print_line("  memory        " + format_bytes(available_bytes()) + " available");
   for (Backend* backend : installed_backends()) print_line("  backend       " + backend->description());
   if (gpus) {
@@ -72,8 +128,14 @@ Result<Exit> run_doctor(const CommonOptions& common) {
 void add_doctor(CLI::App& app, Commands& commands) {
   CLI::App* verb = app.add_subcommand(
       "doctor", "what pare found on this machine: CPU level, threads, memory, GPUs, libraries");
+  auto tune = std::make_shared<bool>(false);
+  verb->add_flag(
+      "--tune", *tune,
+      "measure where sparse kernels beat dense ones here, and keep the table for later runs (half a minute)");
   add_common(verb, commands, true);
-  commands.on(verb, [&commands] { return run_doctor(commands.common()); });
+  commands.on(verb, [tune, &commands] {
+    return *tune ? run_tune(commands.common()) : run_doctor(commands.common());
+  });
 }
 
 }  // namespace pare::cli

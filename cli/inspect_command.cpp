@@ -2,7 +2,10 @@
 #include <map>
 
 #include "cli/commands.h"
+#include "cli/sparse_kernels.h"
+#include "cli/tuning.h"
 #include "cli/model_argument.h"
+#include "engine/backends/cpu/isa.h"
 #include "engine/core/manifest.h"
 #include "engine/core/text.h"
 #include "quantize/selection.h"
@@ -145,6 +148,7 @@ Json tensor_json(const StoredTensor& tensor) {
   json["name"] = sanitize(tensor.name);
   json["form"] = tensor.form_text();
   json["kind"] = tensor.form_name();
+  if (const std::string kernel = sparse_kernel_text(tensor); !kernel.empty()) json["kernel"] = kernel;
   Json shape = Json::array();
   for (int64_t size : tensor.shape.sizes()) shape.push_back(Json(size));
   json["shape"] = std::move(shape);
@@ -252,7 +256,17 @@ void print_manifest(const Manifest& manifest) {
   }
 }
 
+// "  sparse        120 tensors: 2:4 bf16: sparse kernel 2.31x of dense"
+void print_sparse_kernels(const WeightSource& source) {
+  const auto counts = sparse_kernel_counts(source);
+  if (counts.empty()) return;
+  print_line("");
+  for (const auto& [text, count] : counts)
+    print_line("  runs here     " + std::to_string(count) + (count == 1 ? " tensor, " : " tensors, ") + text);
+}
+
 Result<Exit> run_inspect(const InspectOptions& options, const CommonOptions& common) {
+  load_tuning(cpu::best_isa());
   PARE_TRY(const auto source, open_source(options.model, common));
   PARE_TRY(const Facts facts, gather(*source));
   if (common.json) {
@@ -265,6 +279,7 @@ Result<Exit> run_inspect(const InspectOptions& options, const CommonOptions& com
   print_shape(facts.model.config);
   print_line("  tokenizer     " + (facts.tokenizer.empty() ? std::string("none") : facts.tokenizer));
   print_parts(facts);
+  print_sparse_kernels(*source);
   if (!facts.estimates.empty()) print_estimates(facts);
   if (source->manifest() != nullptr) print_manifest(*source->manifest());
   if (options.tensors) {

@@ -6,6 +6,7 @@
 #include <array>
 #include <atomic>
 #include <cstdlib>
+#include <cstring>
 
 namespace pare::cpu {
 namespace {
@@ -167,6 +168,23 @@ std::string cpu_features() {
     text += feature.name;
   }
   return text.empty() ? "none" : text;
+}
+
+std::string cpu_model() {
+  std::array<uint32_t, 12> words{};
+  for (uint32_t i = 0; i < 3; ++i) {
+    uint32_t* four = words.data() + 4 * i;
+    if (__get_cpuid(0x80000002u + i, &four[0], &four[1], &four[2], &four[3]) == 0) break;
+  }
+  std::array<char, sizeof words + 1> brand{};
+  std::memcpy(brand.data(), words.data(), sizeof words);
+  std::string text(brand.data());
+  text.erase(text.find_last_not_of(' ') + 1);
+  uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;
+  if (__get_cpuid(1, &eax, &ebx, &ecx, &edx) == 0) return text;
+  const uint32_t family = (eax >> 8 & 15u) + (eax >> 20 & 255u);
+  const uint32_t model = (eax >> 4 & 15u) | (eax >> 12 & 0xf0u);
+  return text + " (" + std::to_string(family) + "." + std::to_string(model) + "." + std::to_string(eax & 15u) + ")";
 }
 
 }  // namespace pare::cpu

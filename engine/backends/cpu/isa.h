@@ -40,5 +40,7 @@ std::optional<Isa> parse_isa(std::string_view name);
 // any.
 std::string cpu_features();
 bool host_has(std::string_view feature);  // one of those words; false for others
+// Brand, family, model and stepping as the processor tells them: "AMD EPYC 9B45 (26.2.1)".
+std::string cpu_model();
 
 }  // namespace pare::cpu
