@@ -131,7 +131,7 @@ void add_doctor(CLI::App& app, Commands& commands) {
   auto tune = std::make_shared<bool>(false);
   verb->add_flag(
       "--tune", *tune,
-      "measure where sparse kernels beat dense ones here, and keep the table for later runs (half a minute)");
+      "measure where sparse kernels beat dense ones here, and keep the table for later runs (a minute)");
   add_common(verb, commands, true);
   commands.on(verb, [tune, &commands] {
     return *tune ? run_tune(commands.common()) : run_doctor(commands.common());

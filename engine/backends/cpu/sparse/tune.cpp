@@ -1,19 +1,21 @@
 #include "engine/backends/cpu/sparse/tune.h"
 
+#include <time.h>
+
 #include <algorithm>
-#include <chrono>
 #include <cstring>
 
 #include "engine/backends/cpu/matmul/matmul.h"
 #include "engine/backends/cpu/sparse/sample.h"
 #include "engine/backends/cpu/sparse/sparse.h"
+#include "engine/core/parallel.h"
 
 namespace pare::cpu {
 namespace {
 
 constexpr int64_t kSides[kSizeClasses] = {1024, 2048};  // square matrices of each class
 constexpr size_t kBeyondCache = size_t{96} << 20;       // bytes walked before a copy is used again
-constexpr int kRounds = 12;
+constexpr int kRounds = 7;
 
 Result<Tensor> copied(const Tensor& tensor) {
   if (!tensor.defined()) return tensor;
@@ -31,6 +33,13 @@ Result<std::vector<PackedMatrix>> copies_of(const PackedMatrix& packed) {
     copies.push_back(std::move(copy));
   }
   return copies;
+}
+
+// Of this thread, so that other work on the machine is not counted.
+double processor_seconds() {
+  timespec now = {};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return double(now.tv_sec) + 1e-9 * double(now.tv_nsec);
 }
 
 // One token with each of several copies of a matrix.
@@ -64,10 +73,9 @@ struct Walk {
     }
   }
   double seconds_per_copy() {
-    const auto begin = std::chrono::steady_clock::now();
+    const double begin = processor_seconds();
     run();
-    const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
-    return taken.count() / double(dense.size() + packed.size());
+    return (processor_seconds() - begin) / double(dense.size() + packed.size());
   }
 };
 
@@ -152,11 +160,15 @@ Status measure_element(Isa isa, int element, int size_class, const TuneProgress&
 Result<SparseTable> measure_sparse_table(Isa isa, const TuneProgress& progress) {
   SparseTable table(sparse_kinds().size(), {0.0, 0.0});
   constexpr int kElements = 5;
-  for (int element = 0; element < kElements; ++element) {
-    for (int size_class = 0; size_class < kSizeClasses; ++size_class) {
-      PARE_CHECK(measure_element(isa, element, size_class, progress, table));
-    }
+  const int threads = thread_count();
+  set_thread_count(1);
+  Status status;
+  for (int element = 0; element < kElements && status; ++element) {
+    for (int size_class = 0; size_class < kSizeClasses && status; ++size_class)
+      status = measure_element(isa, element, size_class, progress, table);
   }
+  set_thread_count(threads);
+  PARE_CHECK(status);
   return table;
 }
 
