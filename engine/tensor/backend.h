@@ -201,7 +201,7 @@ struct SparseSummary {
 
 // Whether a backend multiplies the sparse form of a matrix, or wants it expanded to the dense form of the same
 // values or scheme because that is faster.
-struct SparseChoice {
+struct KernelChoice {
   bool is_sparse;
   std::string reason;  // "sparse kernel 1.31x of dense"
 };
@@ -240,7 +240,7 @@ class Backend {
   // The same for sparse matrices. The choice follows from the summary, the backend's level and its table of
   // measured speeds; the other two work whatever it says. Error of prepack_sparse: exit 4 for codes without a sparse
   // kernel (the caller expands them), 6.
-  virtual SparseChoice choose_sparse(const SparseSummary& weight) const = 0;
+  virtual KernelChoice choose_sparse(const SparseSummary& weight) const = 0;
   virtual Result<PackedMatrix> prepack_sparse(std::shared_ptr<const SparseTensor> weight) = 0;
   virtual Result<SparseTensor> unpack_sparse(const PackedMatrix& packed) = 0;
 

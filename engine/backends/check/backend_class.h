@@ -36,7 +36,7 @@ class CheckBackend final : public Backend {
   // gives the tensor back.
   Result<PackedMatrix> prepack(std::shared_ptr<const QuantizedTensor> weight) override;
   Result<QuantizedTensor> unpack(const PackedMatrix& packed) override;
-  SparseChoice choose_sparse(const SparseSummary& weight) const override { return tested_.choose_sparse(weight); }
+  KernelChoice choose_sparse(const SparseSummary& weight) const override { return tested_.choose_sparse(weight); }
   Result<PackedMatrix> prepack_sparse(std::shared_ptr<const SparseTensor> weight) override;
   Result<SparseTensor> unpack_sparse(const PackedMatrix& packed) override;
   size_t packed_matmul_workspace_bytes(const PackedMatrix& weight, int64_t m) const override;

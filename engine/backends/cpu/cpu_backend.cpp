@@ -102,7 +102,7 @@ class CpuBackend final : public Backend {
     return cpu::prepack(isa_, std::move(weight));
   }
   Result<QuantizedTensor> unpack(const PackedMatrix& packed) override { return cpu::unpack(packed); }
-  SparseChoice choose_sparse(const SparseSummary& weight) const override {
+  KernelChoice choose_sparse(const SparseSummary& weight) const override {
     return cpu::choose_sparse(isa_, weight);
   }
   Result<PackedMatrix> prepack_sparse(std::shared_ptr<const SparseTensor> weight) override;

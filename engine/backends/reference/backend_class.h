@@ -34,7 +34,7 @@ class ReferenceBackend final : public Backend {
   // The packed form is the tensor itself, as PackedMatrix::canonical.
   Result<PackedMatrix> prepack(std::shared_ptr<const QuantizedTensor> weight) override;
   Result<QuantizedTensor> unpack(const PackedMatrix& packed) override;
-  SparseChoice choose_sparse(const SparseSummary&) const override { return {true, "the definition"}; }
+  KernelChoice choose_sparse(const SparseSummary&) const override { return {true, "the definition"}; }
   Result<PackedMatrix> prepack_sparse(std::shared_ptr<const SparseTensor> weight) override;
   Result<SparseTensor> unpack_sparse(const PackedMatrix& packed) override;
   size_t packed_matmul_workspace_bytes(const PackedMatrix& weight, int64_t m) const override;

@@ -53,7 +53,7 @@ class Wrong : public Backend {
   Result<PackedMatrix> prepack(std::shared_ptr<const QuantizedTensor> weight) override {
     return right_.prepack(std::move(weight));
   }
-  SparseChoice choose_sparse(const SparseSummary& weight) const override { return right_.choose_sparse(weight); }
+  KernelChoice choose_sparse(const SparseSummary& weight) const override { return right_.choose_sparse(weight); }
   Result<PackedMatrix> prepack_sparse(std::shared_ptr<const SparseTensor> weight) override {
     return right_.prepack_sparse(std::move(weight));
   }

@@ -86,7 +86,7 @@ void set_sparse_table(Isa isa, SparseTable table) {
   tables()[size_t(isa)] = std::move(table);
 }
 
-SparseChoice choose_sparse(Isa isa, const SparseSummary& weight) {
+KernelChoice choose_sparse(Isa isa, const SparseSummary& weight) {
   if (weight.out == 0 || weight.in == 0) return {false, "expanded to dense: nothing to multiply"};
   if (!has_sparse_form(weight.scheme, weight.rounds_inputs)) {
     return {false, fmt::format("expanded to dense: no sparse kernel for {}{}", weight.scheme->text(),

@@ -37,6 +37,6 @@ const SparseTable& built_in_table(Isa isa);
 // Replaces the built-in table of a level; before models are loaded.
 void set_sparse_table(Isa isa, SparseTable table);
 
-SparseChoice choose_sparse(Isa isa, const SparseSummary& weight);
+KernelChoice choose_sparse(Isa isa, const SparseSummary& weight);
 
 }  // namespace pare::cpu
