@@ -79,8 +79,7 @@ Result<Calibration> load_calibration(const JobArguments& arguments, const Weight
 Result<SiteStatistics> saved_site(const StatisticsFile& file, int block, Site site, StatisticSet wanted) {
   for (const SiteEntry& entry : file.header().sites) {
     if (entry.block != block || entry.site != site) continue;
-    for (const Statistic statistic : {Statistic::second_moment, Statistic::absmean, Statistic::absmax,
-                                      Statistic::square, Statistic::range, Statistic::histogram}) {
+    for (const Statistic statistic : kAllStatistics) {
       if (!wanted.has(statistic) || file.header().collected.has(statistic)) continue;
       return Error{.exit = Exit::malformed,
                    .rule = "IM04",
