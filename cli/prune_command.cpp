@@ -79,6 +79,8 @@ Result<Exit> run_prune(const PruneArguments& arguments, const CommonOptions& com
   PARE_CHECK(start_engine(common));
   PARE_TRY(const Device device, chosen_device(common));
   static_cast<void>(device);  // the CPU: there is no other yet
+  if (is_structured(arguments.structured))
+    return run_structured_prune(arguments, arguments.structured, common);
   PARE_TRY(const PruneSettings settings, prune_settings(arguments));
   PARE_TRY(std::vector<Gate> gates, report_gates(arguments));
   PARE_TRY(const auto source, open_job_input(arguments, common));
@@ -90,6 +92,21 @@ Result<Exit> run_prune(const PruneArguments& arguments, const CommonOptions& com
     return run_calibrated(arguments, settings, common, source, model, targets, std::move(gates));
   return run_streamed(arguments, settings, common, source, model, targets, plan, gates);
 }
+
+namespace {
+
+// Options for single weights say nothing about whole units.
+Status check_structured_alone(const CLI::App& verb, const StructuredArguments& structured) {
+  if (!is_structured(structured)) return {};
+  for (const char* option : {"--method", "--allocation", "--scheme", "--form"}) {
+    if (verb.count(option) > 0)
+      return contradiction(option, "is about single weights; whole units are chosen by --importance",
+                           "--structure");
+  }
+  return {};
+}
+
+}  // namespace
 
 void add_prune(CLI::App& app, Commands& commands) {
   auto arguments = std::make_shared<PruneArguments>();
@@ -104,8 +121,14 @@ void add_prune(CLI::App& app, Commands& commands) {
   verb->footer(
       "Examples:\n"
       "  pare prune model/ --method magnitude --sparsity 0.3 -o model-m30.pare\n"
-      "  pare prune model/ --method sparsegpt --sparsity 2:4 --data text.txt --context 512 -o model-24.pare");
-  commands.on(verb, [arguments, &commands] { return run_prune(*arguments, commands.common()); });
+      "  pare prune model/ --method sparsegpt --sparsity 2:4 --data text.txt --context 512 -o model-24.pare\n"
+      "  pare prune model/ --structure mlp --sparsity 0.25 --repair --data text.txt --context 512 -o "
+      "smaller/");
+  commands.on(verb, [arguments, verb, &commands]() -> Result<Exit> {
+    if (verb->count("--sparsity") > 0) arguments->structured.sparsity = arguments->sparsity;
+    PARE_CHECK(check_structured_alone(*verb, arguments->structured));
+    return run_prune(*arguments, commands.common());
+  });
 }
 
 }  // namespace pare::cli

@@ -237,6 +237,7 @@ void add_prune_options(CLI::App& verb, PruneArguments& arguments) {
       ->type_name("FORM");
   add_selection_options(verb, arguments);
   add_method_options(verb, arguments);
+  add_structured_options(verb, arguments.structured);
   add_data_options(verb, arguments);
   add_report_options(verb, arguments);
   add_job_options(verb, arguments);

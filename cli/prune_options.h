@@ -1,4 +1,4 @@
-// cli/prune_options.h: the options of `pare prune` for single weights, and what they mean.
+// cli/prune_options.h: the options of `pare prune`, and what those for single weights mean.
 #pragma once
 
 #include <optional>
@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "cli/job_arguments.h"
+#include "cli/prune_structured.h"
 #include "engine/tensor/quant_scheme.h"
 #include "prune/prune_step.h"
 #include "prune/prune_stream.h"
@@ -28,6 +29,7 @@ struct PruneArguments : JobArguments {
   std::string scheme;              // rounds what is kept (sparsegpt)
   std::string form = "auto";       // of matrices in a .pare file: auto, dense
   bool allow_ragged = false, allow_empty = false, allow_fallback = false, clamp = false;
+  StructuredArguments structured;  // whole units instead (cli/prune_structured.h)
 };
 
 // What the words mean, checked (exit 2 or 4).

@@ -5,9 +5,6 @@
 #include "cli/job_run.h"
 #include "cli/model_argument.h"
 #include "cli/prune_structured_plan.h"
-#include "engine/core/log.h"
-#include "engine/core/text.h"
-#include "evaluate/generation_speed.h"
 #include "evaluate/linear_time.h"
 
 namespace pare::cli {
@@ -36,7 +33,10 @@ class StructuredCommand final : public JobCommand {
     const bool two = job_.options.match_original || job_.options.sizes.hidden < job_.model.config.hidden_size;
     return pipeline_floor_bytes(**planned, context, two && job_.options.repair);
   }
-  void print_plan(int64_t) const override { say(nullptr); }
+  void print_plan(int64_t context) const override {
+    static_cast<void>(context);
+    say(nullptr);
+  }
 
   Status decide(JobFolder& folder) override {
     PARE_TRY(const Json decided, job_decision(folder));
@@ -70,46 +70,20 @@ class StructuredCommand final : public JobCommand {
   void describe(FinishedJob& done) override {
     done.weight_bytes_before = outcome_.bytes_before;
     done.weight_bytes_after = outcome_.bytes_after;
-    if (!arguments_.no_report) measure(done);
+    done.wants_speed = true;
     done.complete = [this](RunReport& report) {
-      report.speed = speed_;
-      report.warnings = warnings_;
       report.extra["structured"] = structured_json(arguments_, plan_, outcome_, summary_, nullptr);
       report.extra["units"] = summary_;
     };
   }
-  void print(const FinishedJob& done) const override {
-    say(&done);
-    if (common_.json) return;
-    if (speed_) print_line("  " + speed_line(*speed_));
-    for (const std::string& warning : warnings_) print_line("  " + warning);
-  }
+  void print(const FinishedJob& done) const override { say(&done); }
 
  private:
   void say(const FinishedJob* done) const {
     if (common_.json) {
-      Json json = structured_json(arguments_, plan_, outcome_, summary_, done);
-      if (speed_) json["speed"] = to_json(*speed_);
-      print_json(json);
+      print_json(structured_json(arguments_, plan_, outcome_, summary_, done));
     } else {
       print_structured(arguments_, plan_, outcome_, summary_, done);
-    }
-  }
-
-  // The output against the input, in turns. That a speed is not known does not spoil an output.
-  void measure(const FinishedJob& done) {
-    SpeedOptions options;
-    if (const auto limit = memory_limit(common_); limit) options.memory_limit = *limit;
-    const auto compressed = open_source(arguments_.output.path, common_);
-    if (!compressed) {
-      warnings_.push_back("speed was not measured: " + format_error(compressed.error()));
-      return;
-    }
-    const auto speed = compare_speed(done.source, *compressed, options);
-    if (speed) {
-      speed_ = *speed;
-    } else {
-      warnings_.push_back("speed was not measured: " + format_error(speed.error()));
     }
   }
 
@@ -120,8 +94,6 @@ class StructuredCommand final : public JobCommand {
   StructuredJob job_;
   StructuredOutcome outcome_;
   Json summary_ = Json::object();
-  std::optional<SpeedComparison> speed_;
-  std::vector<std::string> warnings_;
 };
 
 }  // namespace

@@ -11,10 +11,10 @@ namespace pare::cli {
 
 struct StructuredArguments {
   std::string structure;   // "mlp,heads"; empty with sizes: what the sizes are of
-  std::string sparsity;    // as the command reads it
+  std::string sparsity;    // as the command reads it; empty: not asked for
   std::string importance;  // empty: influence for layers, activation (with data) or weight for the others
   std::string params, latency;
-  int64_t hidden = 0, intermediate = 0, layers = 0, heads = 0, kv_heads = 0;  // 0: not asked for
+  int64_t hidden = 0, intermediate = 0, layers = 0, heads = 0, kv_heads = 0, experts = 0;  // 0: not asked for
   std::string head_units = "groups";
   int64_t multiple = 64;
   bool repair = false, match_original = false, keep_norms = false;

@@ -8,7 +8,8 @@ namespace pare::cli {
 void add_structured_options(CLI::App& verb, StructuredArguments& arguments) {
   const char* group = "Structured";
   verb.add_option("--structure", arguments.structure,
-                  "what to cut, with commas: layers, hidden, heads, mlp, vocabulary")
+                  "what to cut instead of single weights, with commas: layers, hidden, experts, heads, mlp, "
+                  "vocabulary")
       ->type_name("LIST")
       ->group(group);
   verb.add_option("--importance", arguments.importance,
@@ -33,6 +34,7 @@ void add_structured_options(CLI::App& verb, StructuredArguments& arguments) {
   size("--layers", arguments.layers, "layers that are left");
   size("--heads", arguments.heads, "query heads that are left in each layer");
   size("--kv-heads", arguments.kv_heads, "key/value heads that are left in each layer");
+  size("--experts", arguments.experts, "experts that are left in each layer");
   verb.add_option("--head-units", arguments.head_units,
                   "groups: keys, values and their queries; queries: the same number in each group")
       ->check(CLI::IsMember({"groups", "queries"}))

@@ -55,6 +55,7 @@ std::vector<Structure> implied(const StructuredArguments& arguments) {
   if (arguments.layers > 0 || !arguments.drop_layers.empty()) found.push_back(Structure::layers);
   if (arguments.hidden > 0) found.push_back(Structure::hidden);
   if (arguments.heads > 0 || arguments.kv_heads > 0) found.push_back(Structure::heads);
+  if (arguments.experts > 0) found.push_back(Structure::experts);
   if (arguments.intermediate > 0) found.push_back(Structure::mlp);
   if (!arguments.keep_corpus.empty()) found.push_back(Structure::vocabulary);
   return found;
@@ -63,7 +64,7 @@ std::vector<Structure> implied(const StructuredArguments& arguments) {
 Status set_scores(const StructuredArguments& arguments, bool has_data, StructuredPlan& plan) {
   StructuredOptions& options = plan.options;
   const UnitScore fallback = has_data ? UnitScore::activation : UnitScore::weight;
-  options.mlp_score = options.head_score = options.hidden_score = fallback;
+  options.mlp_score = options.head_score = options.hidden_score = options.expert_score = fallback;
   options.layer_score = UnitScore::influence;
   if (arguments.importance.empty()) return {};
   PARE_TRY(const UnitScore score, parse_unit_score(arguments.importance));
@@ -79,7 +80,7 @@ Status set_scores(const StructuredArguments& arguments, bool has_data, Structure
   if (is_of_layers) {
     options.layer_score = score;
   } else {
-    options.mlp_score = options.head_score = options.hidden_score = score;
+    options.mlp_score = options.head_score = options.hidden_score = options.expert_score = score;
     if (score == UnitScore::weight && !has_others) options.layer_score = score;
   }
   return {};
@@ -158,7 +159,7 @@ Result<StructuredPlan> plan_structured(const StructuredArguments& arguments, con
     plan.structures.push_back(structure);
   }
   if (plan.structures.empty())
-    return bad_value("--structure", "none", "layers, hidden, heads, mlp, vocabulary");
+    return bad_value("--structure", "none", "layers, hidden, experts, heads, mlp, vocabulary");
   std::sort(plan.structures.begin(), plan.structures.end());
   PARE_CHECK(check_structures(source, model, plan.structures));
   TargetRequest& target = plan.target;
@@ -180,6 +181,7 @@ Result<StructuredPlan> plan_structured(const StructuredArguments& arguments, con
   target.layers = size(arguments.layers);
   target.heads = size(arguments.heads);
   target.kv_heads = size(arguments.kv_heads);
+  target.experts = size(arguments.experts);
   PARE_TRY(const ModelShape before, shape_of(model.config, source.path()));
   PARE_CHECK(set_layers(arguments, before.layers, plan));
   if (plan.options.dropped_layers &&
@@ -188,7 +190,7 @@ Result<StructuredPlan> plan_structured(const StructuredArguments& arguments, con
   const bool only_vocabulary = plan.structures.size() == 1 && plan.structures[0] == Structure::vocabulary;
   const bool has_target = target.sparsity || target.parameters || target.latency || target.hidden ||
                           target.intermediate || target.layers || target.heads || target.kv_heads ||
-                          plan.options.dropped_layers;
+                          target.experts || plan.options.dropped_layers;
   if (!has_target && !only_vocabulary)
     return bad_value("--structure", "no target", "--sparsity, --params, --latency, or sizes");
   PARE_CHECK(set_scores(arguments, has_data, plan));
@@ -228,15 +230,17 @@ Json structured_options_json(const StructuredArguments& arguments, const Structu
   size("layers", plan.target.layers);
   size("heads", plan.target.heads);
   size("kv_heads", plan.target.kv_heads);
+  size("experts", plan.target.experts);
   json["head_units"] = arguments.head_units;
   json["multiple"] = Json(arguments.multiple);
   Json& scores = json["importance"] = Json::object();
   for (const Structure structure : plan.structures) {
     if (structure == Structure::vocabulary) continue;
-    const UnitScore score = structure == Structure::layers   ? plan.options.layer_score
-                            : structure == Structure::hidden ? plan.options.hidden_score
-                            : structure == Structure::heads  ? plan.options.head_score
-                                                             : plan.options.mlp_score;
+    const UnitScore score = structure == Structure::layers    ? plan.options.layer_score
+                            : structure == Structure::hidden  ? plan.options.hidden_score
+                            : structure == Structure::heads   ? plan.options.head_score
+                            : structure == Structure::experts ? plan.options.expert_score
+                                                              : plan.options.mlp_score;
     scores[structure_name(structure)] = Json(unit_score_name(score));
   }
   json["repair"] = plan.options.repair;

@@ -19,6 +19,7 @@ Json shape_json(const ModelShape& shape, const ModelCost& cost) {
   json["head_dim"] = Json(shape.head_dim);
   json["intermediate"] = Json(shape.intermediate);
   json["vocabulary"] = Json(shape.vocabulary);
+  if (shape.experts > 0) json["experts"] = Json(shape.experts);
   json["parameters"] = Json(cost.parameters);
   json["macs_per_token"] = Json(cost.linear_weights);
   json["kv_bytes_per_token_at_16_bit"] = Json(2 * cost.kv_values);
@@ -89,6 +90,7 @@ Json structured_json(const JobArguments& job, const StructuredPlan& plan, const 
   if (done->resumed_at) json["resumed_at_block"] = *done->resumed_at;
   json["manifest"] = done->manifest.to_json();
   if (done->damage) json["damage"] = to_json(*done->damage);
+  if (done->speed) json["speed"] = to_json(*done->speed);
   return json;
 }
 
@@ -106,6 +108,7 @@ void print_structured(const JobArguments& job, const StructuredPlan& plan, const
   line("key/value heads", before.kv_heads, after.kv_heads);
   line("MLP channels", before.intermediate, after.intermediate);
   line("vocabulary", before.vocabulary, after.vocabulary);
+  line("experts", before.experts, after.experts);
   if (plan.options.cut_vocabulary && done == nullptr)
     print_line("  vocabulary: decided from the text when the work begins");
   if (plan.searches_time && done == nullptr)
@@ -131,6 +134,8 @@ void print_structured(const JobArguments& job, const StructuredPlan& plan, const
   }
   if (done->damage) print_damage(*done->damage);
   if (job.report) print_changed(done->manifest);
+  if (done->speed) print_line("  " + speed_line(*done->speed));
+  if (!done->speed_note.empty()) print_line("  speed was not measured: " + done->speed_note);
   print_line("  file " + format_bytes(done->output_bytes) + " in " + format_duration(done->seconds) +
              ", peak memory " + format_bytes(peak_resident_bytes()));
 }
