@@ -17,13 +17,13 @@ const TensorSpec* BlockEdit::bias_of(const TensorSpec& linear) const {
   return nullptr;
 }
 
-Result<Tensor> BlockEdit::values(const TensorSpec& spec) const {
-  PARE_TRY(const WeightData data, source_.load(spec.name));
+Result<Tensor> float_values(const WeightSource& source, const TensorSpec& spec) {
+  PARE_TRY(const WeightData data, source.load(spec.name));
   const StoredTensor stored = data.described(spec.name);
   if (stored.scheme)
     return Error{.exit = Exit::unsupported,
                  .rule = "CF12",
-                 .path = source_.path(),
+                 .path = source.path(),
                  .where = quote(spec.name),
                  .what = "already quantized; export to dense weights first, or exclude it",
                  .got = stored.form_text(),
@@ -32,6 +32,10 @@ Result<Tensor> BlockEdit::values(const TensorSpec& spec) const {
   PARE_TRY(Tensor floats, converted(dense, DType::f32));
   if (!spec.transposed) return floats;
   return transposed(floats);
+}
+
+Result<Tensor> BlockEdit::values(const TensorSpec& spec) const {
+  return float_values(source_, spec);
 }
 
 Status BlockEdit::replace(const TensorSpec& spec, const Tensor& values, DType dtype) {

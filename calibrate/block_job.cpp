@@ -319,7 +319,9 @@ Status write_changed(const BlockJob& job, const JobFolder& folder, const Convert
       if (data.is_dense()) {
         PARE_CHECK(require_finite(data.dense(), spec.name, job.source->path()));
       }
-      record = copied_record(*stored);
+      // A step may have looked at it and left it as it is.
+      const auto known = records.find(spec.name);
+      record = known != records.end() ? *known->second : copied_record(*stored);
     }
     PARE_CHECK(convert(spec, data, record));
     PARE_CHECK(sink.put(spec.name, data));

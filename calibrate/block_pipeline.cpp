@@ -364,6 +364,16 @@ Status BlockPipeline::finish_block(int index, Stream& stream) {
   return {};
 }
 
+// Factors of a matrix have an activation of their own between them.
+Status BlockPipeline::fit_workspace() {
+  const size_t need = workspace_bytes(*stream_->model, windows_.context);
+  if (need <= workspace_.capacity()) return {};
+  PARE_ASSERT(workspace_.used() == 0, "[block_pipeline] {} bytes of workspace in use", workspace_.used());
+  workspace_ = Workspace();  // freed before its successor is made
+  PARE_TRY(workspace_, Workspace::reserve(need, Device::cpu()));
+  return {};
+}
+
 Status BlockPipeline::run_block(int index, Step& step) {
   const bool is_mixture = stream_->shape(index).is_mixture();
   if (is_mixture && !step.takes_experts())
@@ -379,6 +389,7 @@ Status BlockPipeline::run_block(int index, Step& step) {
         index, [&](Site site) { return step.survey(index, site); }, before));
   }
   PARE_CHECK(step.edit(edit, before));
+  PARE_CHECK(fit_workspace());
   before.clear();
   for (const Site site : kSites) {
     if (is_mixture && site == Site::mlp_out) {
@@ -391,6 +402,7 @@ Status BlockPipeline::run_block(int index, Step& step) {
     PARE_CHECK(collect(index, site, step.wanted(index, site), cross, statistics, cross_moment));
     sample_private_bytes();
     PARE_CHECK(step.compress(edit, {.site = site, .statistics = statistics, .cross_moment = cross_moment}));
+    PARE_CHECK(fit_workspace());
   }
   PARE_CHECK(finish_block(index, *stream_));
   if (original_ != nullptr) PARE_CHECK(finish_block(index, *original_));

@@ -100,6 +100,7 @@ class BlockPipeline {
   Status survey(int index, const std::function<StatisticSet(Site)>& wanted,
                 std::map<Site, SiteStatistics>& statistics);
   Status finish_block(int index, Stream& stream);
+  Status fit_workspace();
   Result<Tensor> input_again(int index, Stream& stream, Site site, int64_t chunk);
   Batch batch(int64_t chunk) const;
 

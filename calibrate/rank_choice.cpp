@@ -72,9 +72,10 @@ int64_t rank_by_error(std::span<const double> spectrum, double energy, double er
   return rank;
 }
 
-int64_t largest_saving_rank(int64_t out, int64_t in, int64_t dense_bytes, int64_t factor_bytes) {
-  const int64_t dense = out * in * dense_bytes, each = (out + in) * factor_bytes;
-  return dense == 0 ? 0 : std::min((dense - 1) / each, std::min(out, in) - 1);
+int64_t largest_saving_rank(int64_t out, int64_t in, uint64_t stored_bytes, int64_t factor_bytes) {
+  if (out == 0 || in == 0 || stored_bytes == 0) return 0;
+  const auto most = int64_t((stored_bytes - 1) / uint64_t((out + in) * factor_bytes));
+  return std::min(most, std::min(out, in) - 1);
 }
 
 Result<std::vector<std::optional<int64_t>>> ranks_by_budget(std::span<const RankCandidate> candidates,

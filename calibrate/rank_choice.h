@@ -15,8 +15,9 @@ int64_t rank_by_energy(std::span<const double> spectrum, double energy, double s
 // The smallest rank with a relative output error of at most `error`.
 int64_t rank_by_error(std::span<const double> spectrum, double energy, double error);
 
-// The largest rank with rank * (out + in) * factor_bytes < out * in * dense_bytes; 0: none saves anything.
-int64_t largest_saving_rank(int64_t out, int64_t in, int64_t dense_bytes, int64_t factor_bytes);
+// The largest rank below min(out, in) with rank * (out + in) * factor_bytes < stored_bytes, the bytes of the
+// matrix as it is; 0: none saves anything.
+int64_t largest_saving_rank(int64_t out, int64_t in, uint64_t stored_bytes, int64_t factor_bytes);
 
 // A matrix that competes for parameters.
 struct RankCandidate {

@@ -11,6 +11,10 @@
 
 namespace pare {
 
+// A linear's or vector's values: matrices f32 [out, in] whatever the file's orientation, vectors f32. A new
+// tensor; of sparse values and of factors their product. Exit 4 (CF12) when the tensor has codes.
+Result<Tensor> float_values(const WeightSource& source, const TensorSpec& spec);
+
 // The block a step works on: its tensors can be read and replaced. A replaced tensor is used from then on.
 class BlockEdit {
  public:
@@ -28,8 +32,7 @@ class BlockEdit {
   // The bias of a linear; nullptr when it has none.
   const TensorSpec* bias_of(const TensorSpec& linear) const;
 
-  // Values as they are now: matrices f32 [out, in] whatever the file's orientation, vectors f32. A new
-  // tensor; of sparse values and of factors their product. Exit 4 when the tensor has codes.
+  // float_values() as they are now.
   Result<Tensor> values(const TensorSpec& spec) const;
   // New values of the same logical shape, stored as `dtype` in the file's orientation.
   Status replace(const TensorSpec& spec, const Tensor& values, DType dtype);

@@ -29,13 +29,13 @@ TEST(RankChoice, EnergyAndError) {
 }
 
 TEST(RankChoice, SavesBytes) {
-  EXPECT_EQ(largest_saving_rank(4096, 4096, 2, 2), 2047);
-  EXPECT_EQ(largest_saving_rank(192, 576, 2, 2), 143);
-  EXPECT_EQ(largest_saving_rank(1, 576, 2, 2), 0);
-  EXPECT_EQ(largest_saving_rank(4096, 4096, 4, 2), 4095) << "never the whole rank";
-  EXPECT_EQ(largest_saving_rank(4096, 4096, 1, 2), 1023);
+  EXPECT_EQ(largest_saving_rank(4096, 4096, 4096 * 4096 * 2, 2), 2047);
+  EXPECT_EQ(largest_saving_rank(192, 576, 192 * 576 * 2, 2), 143);
+  EXPECT_EQ(largest_saving_rank(1, 576, 1152, 2), 0);
+  EXPECT_EQ(largest_saving_rank(4096, 4096, 4096 * 4096 * 4, 2), 4095) << "never the whole rank";
+  EXPECT_EQ(largest_saving_rank(4096, 4096, 4096 * 4096, 2), 1023);
   for (const auto& [out, in] : {std::pair<int64_t, int64_t>{7, 30}, {30, 7}, {16, 16}}) {
-    const int64_t rank = largest_saving_rank(out, in, 2, 2);
+    const int64_t rank = largest_saving_rank(out, in, uint64_t(out * in * 2), 2);
     EXPECT_LT(rank * (out + in), out * in);
     EXPECT_GE((rank + 1) * (out + in), out * in);
   }
@@ -47,7 +47,7 @@ RankCandidate candidate(int64_t out, int64_t in, double decay) {
     made.spectrum.push_back(std::exp(-decay * double(k)));
     made.energy += made.spectrum.back();
   }
-  made.largest_rank = largest_saving_rank(out, in, 2, 2);
+  made.largest_rank = largest_saving_rank(out, in, uint64_t(out * in * 2), 2);
   return made;
 }
 
