@@ -1,5 +1,7 @@
 #include "cli/prune_calibrated.h"
 
+#include <algorithm>
+
 #include "calibrate/input_check.h"
 #include "cli/job_run.h"
 #include "cli/prune_summary.h"
@@ -19,7 +21,7 @@ class PruneCommand final : public JobCommand {
         common_(common),
         job_(std::move(job)),
         targets_(std::move(targets)),
-        plan_(plan_pruning(*job_.source, job_.model, targets_, settings.is_compact)),
+        plan_(planned_bytes()),
         planned_(std::move(planned)) {}
 
   // The file has channel norms and no second moments.
@@ -52,7 +54,7 @@ class PruneCommand final : public JobCommand {
     PARE_TRY(const Json decided, job_decision(folder));
     if (!decided.is_null()) return read_decision(decided, folder);
     PARE_TRY(targets_, chosen_targets(folder));
-    plan_ = plan_pruning(*job_.source, job_.model, targets_, settings_.is_compact);
+    plan_ = planned_bytes();
     Json decision = Json::object();
     for (size_t i = 0; i < targets_.size(); ++i)
       if (targets_[i]) decision[job_.model.tensors[i].name] = Json(targets_[i]->sparsity.millionths);
@@ -108,6 +110,17 @@ class PruneCommand final : public JobCommand {
   }
 
  private:
+  PrunePlan planned_bytes() const {
+    PrunePlan plan = plan_pruning(*job_.source, job_.model, targets_, settings_.is_compact);
+    for (size_t i = 0; i < targets_.size(); ++i) {
+      if (!targets_[i]) continue;
+      const TensorSpec& spec = job_.model.tensors[i];
+      const int64_t rank = std::min({settings_.prune.repair_rank, spec.out(), spec.in()});
+      plan.output_bytes += uint64_t(2 * rank * (spec.out() + spec.in()));
+    }
+    return plan;
+  }
+
   Status check_dense() const {
     for (size_t i = 0; i < targets_.size(); ++i) {
       const StoredTensor* stored = job_.source->find(job_.model.tensors[i].name);
@@ -133,7 +146,7 @@ class PruneCommand final : public JobCommand {
       }
       targets_[i]->sparsity.millionths = value->as_int();
     }
-    plan_ = plan_pruning(*job_.source, job_.model, targets_, settings_.is_compact);
+    plan_ = planned_bytes();
     return {};
   }
 

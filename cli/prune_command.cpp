@@ -7,6 +7,7 @@
 #include "cli/commands.h"
 #include "cli/job_finish.h"
 #include "cli/prune_calibrated.h"
+#include "cli/prune_low_rank.h"
 #include "cli/prune_summary.h"
 #include "engine/core/progress.h"
 #include "engine/core/signals.h"
@@ -81,6 +82,7 @@ Result<Exit> run_prune(const PruneArguments& arguments, const CommonOptions& com
   static_cast<void>(device);  // the CPU: there is no other yet
   if (is_structured(arguments.structured))
     return run_structured_prune(arguments, arguments.structured, common);
+  if (!arguments.low_rank.empty()) return run_low_rank(arguments, common);
   PARE_TRY(const PruneSettings settings, prune_settings(arguments));
   PARE_TRY(std::vector<Gate> gates, report_gates(arguments));
   PARE_TRY(const auto source, open_job_input(arguments, common));
@@ -123,7 +125,8 @@ void add_prune(CLI::App& app, Commands& commands) {
       "  pare prune model/ --method magnitude --sparsity 0.3 -o model-m30.pare\n"
       "  pare prune model/ --method sparsegpt --sparsity 2:4 --data text.txt --context 512 -o model-24.pare\n"
       "  pare prune model/ --structure mlp --sparsity 0.25 --repair --data text.txt --context 512 -o "
-      "smaller/");
+      "smaller/\n"
+      "  pare prune model/ --low-rank energy=0.95 --data text.txt --context 512 -o model-thin.pare");
   commands.on(verb, [arguments, verb, &commands]() -> Result<Exit> {
     if (verb->count("--sparsity") > 0) arguments->structured.sparsity = arguments->sparsity;
     PARE_CHECK(check_structured_alone(*verb, arguments->structured));

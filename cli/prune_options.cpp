@@ -36,6 +36,10 @@ Status check_combination(const PruneArguments& arguments, const PruneSettings& s
     return contradiction("--scheme",
                          "rounding while pruning belongs to --method sparsegpt; or quantize after",
                          arguments.method);
+  if (arguments.low_rank_repair > 0 && !has_data)
+    return contradiction("--low-rank-repair", "needs calibration data; give --data FILE", "no data");
+  if (arguments.low_rank_repair > 0 && !is_pare_file(arguments.output.path))
+    return contradiction("--low-rank-repair", "factors need a .pare output", arguments.output.path);
   if (arguments.order == "act" && kind != SparsityPattern::Kind::unstructured)
     return contradiction("--order", "patterns need the columns as they stand", arguments.sparsity);
   return {};
@@ -76,6 +80,8 @@ Result<PruneSettings> prune_settings(const PruneArguments& arguments) {
                                                                   : Normalisation::none;
   settings.stream.is_compact = settings.is_compact;
   settings.stream.allow_empty = arguments.allow_empty;
+  settings.prune.repair_rank = arguments.low_rank_repair;
+  settings.prune.is_compact = settings.is_compact;
   if (!arguments.scheme.empty()) {
     auto scheme = QuantScheme::parse(arguments.scheme);
     if (!scheme) {
@@ -118,6 +124,7 @@ Json canonical_options(const PruneArguments& arguments, const PruneSettings& set
   json["samples"] = Json(arguments.samples);
   json["calibrate"] = arguments.calibrate;
   json["allow_fallback"] = arguments.allow_fallback;
+  if (arguments.low_rank_repair > 0) json["low_rank_repair"] = Json(arguments.low_rank_repair);
   if (settings.prune.method != PruneMethod::sparsegpt) return json;
   json["damping"] = arguments.damping;
   json["block"] = Json(arguments.block);
@@ -215,6 +222,26 @@ void add_method_options(CLI::App& verb, PruneArguments& arguments) {
       ->group(group);
 }
 
+void add_low_rank_options(CLI::App& verb, PruneArguments& arguments) {
+  const char* group = "Low rank";
+  CLI::Option* option =
+      verb.add_option("--low-rank", arguments.low_rank,
+                      "two thin factors per matrix instead: energy=0.95 (of the output), rank=64, error=0.05 "
+                      "(of the output), budget=0.7 (of the parameters); without data by the weights alone")
+          ->type_name("RULE")
+          ->group(group);
+  CLI::Option* repair =
+      verb.add_option("--low-rank-repair", arguments.low_rank_repair,
+                      "factors of this rank beside each pruned matrix, for what its output lost")
+          ->check(CLI::Range(int64_t{1}, int64_t{65536}))
+          ->type_name("RANK")
+          ->group(group);
+  option->excludes(repair);
+  for (const char* other : {"--method", "--sparsity", "--allocation", "--scope", "--normalise", "--set",
+                            "--calibrate", "--scheme", "--form"})
+    option->excludes(verb.get_option(other));
+}
+
 }  // namespace
 
 void add_prune_options(CLI::App& verb, PruneArguments& arguments) {
@@ -238,6 +265,7 @@ void add_prune_options(CLI::App& verb, PruneArguments& arguments) {
   add_selection_options(verb, arguments);
   add_method_options(verb, arguments);
   add_structured_options(verb, arguments.structured);
+  add_low_rank_options(verb, arguments);
   add_data_options(verb, arguments);
   add_report_options(verb, arguments);
   add_job_options(verb, arguments);

@@ -28,6 +28,8 @@ struct PruneArguments : JobArguments {
   std::string calibrate = "site";  // block
   std::string scheme;              // rounds what is kept (sparsegpt)
   std::string form = "auto";       // of matrices in a .pare file: auto, dense
+  std::string low_rank;            // a rule of ranks: factors instead of removed weights
+  int64_t low_rank_repair = 0;     // rank of the factors beside pruned matrices
   bool allow_ragged = false, allow_empty = false, allow_fallback = false, clamp = false;
   StructuredArguments structured;  // whole units instead (cli/prune_structured.h)
 };

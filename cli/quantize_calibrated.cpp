@@ -1,5 +1,7 @@
 #include "cli/quantize_calibrated.h"
 
+#include <algorithm>
+
 #include "cli/job_run.h"
 #include "cli/quantize_summary.h"
 #include "cli/quantize_target.h"
@@ -18,7 +20,9 @@ class QuantizeCommand final : public JobCommand {
         common_(common),
         job_(std::move(job)),
         plan_(plan),
-        planned_(std::move(planned)) {}
+        planned_(std::move(planned)) {
+    plan_repair();
+  }
 
   std::string name() const override { return "quantize"; }
   Json options() const override { return canonical_options(arguments_, settings_); }
@@ -45,6 +49,7 @@ class QuantizeCommand final : public JobCommand {
     if (!has_target(arguments_)) return {};
     PARE_TRY(chosen_, choose_bits(arguments_, job_, folder, job_.schemes));
     plan_ = plan_quantization(*job_.source, job_.model, job_.schemes);
+    plan_repair();
     return {};
   }
   Result<BlockJobResult> run(JobFolder& folder) override { return compress_blocks(job_, folder); }
@@ -78,6 +83,17 @@ class QuantizeCommand final : public JobCommand {
   }
 
  private:
+  // The factors beside rounded matrices.
+  void plan_repair() {
+    if (arguments_.low_rank_repair == 0) return;
+    for (size_t i = 0; i < job_.schemes.size(); ++i) {
+      const TensorSpec& spec = job_.model.tensors[i];
+      if (!job_.schemes[i] || !spec.is_linear) continue;
+      const int64_t rank = std::min({arguments_.low_rank_repair, spec.out(), spec.in()});
+      plan_.output_bytes += uint64_t(2 * rank * (spec.out() + spec.in()));
+    }
+  }
+
   const QuantizeArguments& arguments_;
   const QuantizeSettings& settings_;
   const CommonOptions& common_;

@@ -78,6 +78,7 @@ Result<QuantizeSettings> quantize_settings(const QuantizeArguments& arguments) {
   options.match_original = arguments.inputs == "both";
   if (arguments.alpha > 0.0) options.smooth_alpha = arguments.alpha;
   options.allow_fallback = arguments.allow_fallback;
+  options.repair_rank = arguments.low_rank_repair;
   PARE_CHECK(check_job_arguments(arguments));
   if (arguments.target_bpw > 0.0 && !arguments.target_size.empty())
     return contradiction("--target-bpw", "cannot be given together with --target-size", "both");
@@ -94,6 +95,12 @@ Result<QuantizeSettings> quantize_settings(const QuantizeArguments& arguments) {
                  .got = quote(arguments.target_size),
                  .limit = "for example 80MB",
                  .limit_label = "expected"};
+  }
+  if (arguments.low_rank_repair > 0) {
+    if (arguments.data.empty() && arguments.statistics.empty())
+      return contradiction("--low-rank-repair", "needs calibration data; give --data FILE", "no data");
+    if (!arguments.output.path.ends_with(".pare"))
+      return contradiction("--low-rank-repair", "factors need a .pare output", arguments.output.path);
   }
   if (options.match_original && arguments.data.empty())
     return contradiction("--inputs", "both streams need data; give --data FILE", "both");
@@ -140,6 +147,7 @@ Json canonical_options(const QuantizeArguments& arguments, const QuantizeSetting
   json["inputs"] = arguments.inputs;
   json["alpha"] = arguments.alpha > 0.0 ? Json(arguments.alpha) : Json("searched");
   json["allow_fallback"] = arguments.allow_fallback;
+  if (arguments.low_rank_repair > 0) json["low_rank_repair"] = Json(arguments.low_rank_repair);
   if (has_target(arguments)) {
     json["target_bpw"] = arguments.target_bpw;
     json["target_size"] = arguments.target_size;
@@ -204,6 +212,11 @@ void add_calibration_options(CLI::App& verb, QuantizeArguments& arguments) {
                   "share of outliers moved into weights (smoothquant; default: searched)")
       ->check(CLI::Range(0.01, 0.99))
       ->type_name("X")
+      ->group("Calibration");
+  verb.add_option("--low-rank-repair", arguments.low_rank_repair,
+                  "two 16-bit factors of this rank beside each rounded matrix, for what its output lost")
+      ->check(CLI::Range(int64_t{1}, int64_t{65536}))
+      ->type_name("RANK")
       ->group("Calibration");
   verb.add_flag("--allow-fallback", arguments.allow_fallback,
                 "round to nearest where the method cannot work, and count it, instead of stopping")

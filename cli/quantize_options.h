@@ -25,6 +25,7 @@ struct QuantizeArguments : JobArguments {
   std::string order = "act", groups = "static", inputs = "compressed";
   double alpha = 0.0;  // of smoothquant; 0: searched
   bool allow_fallback = false;
+  int64_t low_rank_repair = 0;  // rank of the factors beside rounded matrices
   // Chosen bits.
   double target_bpw = 0.0;  // bits per weight of the linears, scales included; 0: not asked for
   std::string target_size;  // of all weights, "80MB"

@@ -11,10 +11,11 @@
 namespace pare::cli {
 namespace {
 
-// Codes made in this run; those of a sparse weight may have stayed sparse.
+// Codes made in this run; those of a sparse weight may have stayed sparse, and factors may repair them.
 bool was_rounded(const TensorRecord& record) {
-  return (record.kind == "quantized" || record.kind == "sparse") && record.method_applied != "copy" &&
-         record.method_applied != "scale";
+  const bool has_codes = record.kind == "quantized" || record.kind == "sparse" ||
+                         record.extra.find("low_rank_repair") != nullptr;
+  return has_codes && record.method_applied != "copy" && record.method_applied != "scale";
 }
 
 int64_t extra_count(const TensorRecord& record, const char* key) {

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "calibrate/held_zeros.h"
+#include "calibrate/low_rank_repair.h"
 #include "calibrate/output_error.h"
 #include "engine/core/text.h"
 #include "engine/tensor/tensor_scan.h"
@@ -334,13 +335,42 @@ Status PruneStep::prune_linear(BlockEdit& block, const TensorSpec& spec, const S
     record.kind = "quantized";
     record.scheme = swept->codes->scheme.text();
     record.bits_per_weight = swept->codes->scheme.bits_per_weight(spec.out(), spec.in());
-    records_.push_back(std::move(record));
     PARE_TRY(SparseTensor sparse, SparseTensor::from_quantized(*swept->codes, *mask, target.pattern));
-    return block.replace(spec, WeightData{.form = std::make_shared<const SparseTensor>(std::move(sparse))});
+    return store(block, spec, weight, moment,
+                 WeightData{.form = std::make_shared<const SparseTensor>(std::move(sparse))},
+                 std::move(record));
   }
   record.scheme = std::string(dtype_name(stored));
+  if (options_.repair_rank == 0) {
+    records_.push_back(std::move(record));
+    return block.replace(spec, pruned, stored);
+  }
+  PARE_TRY(const Tensor values, converted(pruned, stored));
+  std::optional<SparseTensor> sparse;
+  if (options_.is_compact) {
+    PARE_TRY(sparse, smallest_form(values, *mask, target.pattern));
+  }
+  WeightData data{.form = values};
+  if (sparse) data.form = std::make_shared<const SparseTensor>(*std::move(sparse));
+  return store(block, spec, weight, moment, std::move(data), std::move(record));
+}
+
+// Puts the pruned matrix [out, in] in place, with its repair.
+Status PruneStep::store(BlockEdit& block, const TensorSpec& spec, const Tensor& weight, const Tensor& moment,
+                        WeightData data, TensorRecord record) {
+  if (options_.repair_rank > 0) {
+    PARE_TRY(const std::optional<RepairedWeight> repaired,
+             repair_low_rank(weight, data, moment, options_.repair_rank,
+                             block.source().find(spec.name)->dtype, spec.name));
+    if (repaired) {
+      repaired->describe(record);
+      data.form = repaired->tensor;
+    }
+  }
   records_.push_back(std::move(record));
-  return block.replace(spec, pruned, stored);
+  if (!data.is_dense()) return block.replace(spec, std::move(data));
+  PARE_TRY(const Tensor values, converted(data.dense(), DType::f32));
+  return block.replace(spec, values, data.dense().dtype());
 }
 
 }  // namespace pare

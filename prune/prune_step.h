@@ -38,6 +38,10 @@ struct PruneOptions {
   bool allow_empty = false;     // matrices and heads may lose all weights
   // Rounds the survivors of sparsegpt in the same sweep; null: they stay floats.
   std::function<RounderFactory(const TensorSpec& spec)> rounder;
+  // Two factors of this rank beside each pruned matrix, for what its output lost; 0: none. Then matrices take
+  // their sparse form here, where that is smaller and `is_compact`.
+  int64_t repair_rank = 0;
+  bool is_compact = false;
 };
 
 class PruneStep final : public JobStep {
@@ -59,6 +63,8 @@ class PruneStep final : public JobStep {
   Status prune_site(BlockEdit& block, const StageInput& input);
   Status prune_linear(BlockEdit& block, const TensorSpec& spec, const SiteStatistics& statistics,
                       const HessianFactor* factor, const std::string& fallback);
+  Status store(BlockEdit& block, const TensorSpec& spec, const Tensor& weight, const Tensor& moment,
+               WeightData data, TensorRecord record);
 
   const ModelDescription& model_;
   std::map<std::string, PruneTarget, std::less<>> targets_;  // by tensor

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "calibrate/low_rank_repair.h"
 #include "calibrate/output_error.h"
 #include "engine/core/log.h"
 #include "engine/core/text.h"
@@ -408,8 +409,18 @@ Status CalibratedStep::quantize_linear(BlockEdit& block, const TensorSpec& spec,
     output.tensor.activation = activation;
     record.extra["activation"] = activation->text();
   }
+  WeightData data{.form = std::make_shared<const QuantizedTensor>(std::move(output.tensor))};
+  if (options_.repair_rank > 0) {
+    PARE_TRY(const std::optional<RepairedWeight> repaired,
+             repair_low_rank(weight, data, moment, options_.repair_rank,
+                             block.source().find(spec.name)->dtype, spec.name));
+    if (repaired) {
+      repaired->describe(record);
+      data.form = repaired->tensor;
+    }
+  }
   records_.push_back(std::move(record));
-  return block.replace(spec, std::make_shared<const QuantizedTensor>(std::move(output.tensor)));
+  return block.replace(spec, std::move(data));
 }
 
 }  // namespace pare

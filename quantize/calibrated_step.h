@@ -31,6 +31,7 @@ struct CalibratedOptions {
   std::optional<ActivationQuant::Mode> activations;  // of INT8 activations; unset: activations stay floats
   RangeOptions activation_range;                     // of static ones
   bool allow_fallback = false;
+  int64_t repair_rank = 0;  // two factors of this rank beside each rounded matrix; 0: none
 };
 
 class CalibratedStep final : public JobStep {
