@@ -40,10 +40,10 @@ void RepairedWeight::describe(TensorRecord& record) const {
   Json repair = Json::object();
   repair["rank"] = Json(tensor->rank());
   repair["factor_bytes"] = Json(factor_bytes);
-  repair["output_error_before"] = error_before;
-  repair["output_error_after"] = error_after;
+  repair[is_weighted ? "output_error_before" : "weight_error_before"] = error_before;
+  repair[is_weighted ? "output_error_after" : "weight_error_after"] = error_after;
   record.extra["low_rank_repair"] = std::move(repair);
-  record.extra["output_error"] = error_after;
+  if (is_weighted) record.extra["output_error"] = error_after;
   const StoredTensor stored = WeightData{.form = tensor}.described(record.name);
   record.kind = std::string(stored.form_name());
   record.scheme = stored.form_text();
@@ -69,6 +69,7 @@ Result<std::optional<RepairedWeight>> repair_low_rank(const Tensor& weight, cons
   PARE_TRY(const double after, energy_of(left, moment));
   if (!(after < before)) return std::optional<RepairedWeight>();
   RepairedWeight repaired;
+  repaired.is_weighted = moment.defined();
   repaired.error_before = relative(before, energy);
   repaired.error_after = relative(after, energy);
   repaired.factor_bytes = factors.size_bytes();

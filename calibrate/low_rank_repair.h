@@ -15,6 +15,7 @@ namespace pare {
 struct RepairedWeight {
   std::shared_ptr<const LowRankTensor> tensor;   // the compressed weight is its base
   double error_before = 0.0, error_after = 0.0;  // relative output error; of the weights without a moment
+  bool is_weighted = false;                      // by a moment
   uint64_t factor_bytes = 0;
 
   // Writes both errors, rank and bytes into an entry, whose kind becomes low_rank and whose errors those of

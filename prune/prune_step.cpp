@@ -276,6 +276,8 @@ Status PruneStep::prune_linear(BlockEdit& block, const TensorSpec& spec, const S
                                const HessianFactor* factor, const std::string& fallback) {
   const PruneTarget& target = *target_of(spec);
   const Tensor& moment = statistics.second_moment;
+  const bool is_starved = spec.expert >= 0 && statistics.tokens < kStarvedTokens;
+  const Tensor repair_moment = is_starved ? Tensor() : moment;
   const std::string& path = block.source().path();
   PARE_TRY(const Tensor weight, block.values(spec));
   PARE_CHECK(require_finite(weight, spec.name, path));
@@ -336,7 +338,7 @@ Status PruneStep::prune_linear(BlockEdit& block, const TensorSpec& spec, const S
     record.scheme = swept->codes->scheme.text();
     record.bits_per_weight = swept->codes->scheme.bits_per_weight(spec.out(), spec.in());
     PARE_TRY(SparseTensor sparse, SparseTensor::from_quantized(*swept->codes, *mask, target.pattern));
-    return store(block, spec, weight, moment,
+    return store(block, spec, weight, repair_moment,
                  WeightData{.form = std::make_shared<const SparseTensor>(std::move(sparse))},
                  std::move(record));
   }
@@ -352,7 +354,7 @@ Status PruneStep::prune_linear(BlockEdit& block, const TensorSpec& spec, const S
   }
   WeightData data{.form = values};
   if (sparse) data.form = std::make_shared<const SparseTensor>(*std::move(sparse));
-  return store(block, spec, weight, moment, std::move(data), std::move(record));
+  return store(block, spec, weight, repair_moment, std::move(data), std::move(record));
 }
 
 // Puts the pruned matrix [out, in] in place, with its repair.

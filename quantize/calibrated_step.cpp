@@ -412,7 +412,7 @@ Status CalibratedStep::quantize_linear(BlockEdit& block, const TensorSpec& spec,
   WeightData data{.form = std::make_shared<const QuantizedTensor>(std::move(output.tensor))};
   if (options_.repair_rank > 0) {
     PARE_TRY(const std::optional<RepairedWeight> repaired,
-             repair_low_rank(weight, data, moment, options_.repair_rank,
+             repair_low_rank(weight, data, is_starved(input) ? Tensor() : moment, options_.repair_rank,
                              block.source().find(spec.name)->dtype, spec.name));
     if (repaired) {
       repaired->describe(record);
