@@ -23,6 +23,10 @@ find_library(UTF8PROC_LIBRARY utf8proc)
 pare_require(UTF8PROC_LIBRARY libutf8proc-dev)
 find_library(ZSTD_LIBRARY zstd)
 pare_require(ZSTD_LIBRARY libzstd-dev)
+find_path(YAMLCPP_INCLUDE_DIR yaml-cpp/eventhandler.h)
+find_library(YAMLCPP_LIBRARY yaml-cpp)
+pare_require(YAMLCPP_INCLUDE_DIR libyaml-cpp-dev)
+pare_require(YAMLCPP_LIBRARY libyaml-cpp-dev)
 # Factorizations in double (engine/tensor/cholesky.cpp), and the peer of bench/: our own matrix products are faster at
 # every level measured. The serial build, since threads are ours.
 find_library(OPENBLAS_LIBRARY openblas PATH_SUFFIXES openblas-serial)

@@ -46,6 +46,8 @@ std::span<const Limit> all() {
       {"recipe", kRecipeBytes, "bytes", Exit::resource},
       {"recipe depth", kRecipeDepth, "levels", Exit::malformed},
       {"recipe rules", kRecipeRules, "rules", Exit::resource},
+      {"recipe values", kRecipeNodes, "values", Exit::resource},
+      {"recipe steps", kRecipeSteps, "steps", Exit::resource},
       {"chat template source", kTemplateBytes, "bytes", Exit::resource},
       {"chat template steps", kTemplateSteps, "steps", Exit::resource},
       {"chat template calls within calls", kTemplateCallDepth, "levels", Exit::resource},
