@@ -77,7 +77,9 @@ Status check_pattern(const Recipe& recipe, const YamlNode& place, const std::str
 }
 
 Result<RecipeOverride> read_override(const Recipe& recipe, const YamlNode& item, const std::string& key) {
-  RecipeOverride rule{.line = item.line, .column = item.column};
+  RecipeOverride rule;
+  rule.line = item.line;
+  rule.column = item.column;
   if (item.is_scalar()) {  // as on the command line
     const size_t equals = item.text.find('=');
     if (equals == std::string::npos || equals == 0 || equals + 1 == item.text.size())
