@@ -246,6 +246,13 @@ Result<std::shared_ptr<const MappedFile>> JobFolder::get(const Hash128& object) 
   return MappedFile::map(file);
 }
 
+Result<std::string> JobFolder::parts_folder() {
+  State& s = *state_;
+  PARE_ASSERT(s.started && !s.removed, "[job] parts without a started job");
+  PARE_CHECK(s.store.make_parts_folder());
+  return s.store.path_of(kJobParts);
+}
+
 // --- progress ------------------------------------------------------------------------------------------
 
 Status JobFolder::commit(Json position, std::vector<Hash128> objects) {

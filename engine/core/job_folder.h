@@ -7,6 +7,7 @@
 //   CURRENT        number of the current generation, and whether the output was published
 //   gen-<n>.json   what commit() number n stored: a position and the objects that it needs
 //   obj/<hex>      objects, named by the XXH3-128 of their bytes
+//   parts/         of a job of several steps: what each has written, "1.pare", and its own job folder
 //   events.jsonl   a log for people; never read back
 // The JSON files carry a checksum of themselves. docs/jobs.md has the order of writes and what each fault
 // does.
@@ -94,6 +95,10 @@ class JobFolder {
 
   // An object, its checksum verified now; exit 3 naming the file when it is damaged or gone.
   Result<std::shared_ptr<const MappedFile>> get(const Hash128& object) const;
+
+  // Where a job of several steps keeps what its steps write, made if it is missing: `<n>.pare`, with its report
+  // and its job folder beside it. Whoever names such a file in a position keeps its checksum there.
+  Result<std::string> parts_folder();
 
   // Makes `position` the one to continue from, with the objects that it needs (all put here, or named by the
   // commit before; exit 6 beyond the caps of JSON in limits.h). Two generations are kept; older ones and

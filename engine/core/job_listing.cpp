@@ -12,6 +12,11 @@
 namespace pare {
 namespace {
 
+bool is_number(std::string_view text) {
+  const auto number = parse_int(text);
+  return number && *number > 0 && text == fmt::format("{}", *number);
+}
+
 // The number in `gen-<n>.json`, 0 for any other name.
 int64_t generation_of(std::string_view name) {
   constexpr std::string_view kPrefix = "gen-", kSuffix = ".json";
@@ -55,6 +60,37 @@ Status list_objects(JobListing& listing, int folder, const std::string& path) {
   return {};
 }
 
+Status list_parts(JobListing& listing, int folder, const std::string& path) {
+  const std::string shown = path + "/" + kJobParts;
+  const io::Descriptor parts(io::open_at(folder, kJobParts, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0, shown));
+  if (!parts.is_open()) {
+    if (errno != ENOTDIR && errno != ELOOP) return io::system_error(shown, "open the directory", errno);
+    listing.has_parts_folder = false;
+    add_foreign(listing, kJobParts);
+    return {};
+  }
+  PARE_TRY(const std::vector<std::string> names, names_in(parts.get(), shown));
+  for (const std::string& name : names) {
+    const size_t dot = name.find('.');
+    const std::string_view rest = dot == std::string::npos ? "" : std::string_view(name).substr(dot);
+    struct stat status {};
+    if (io::get_stat_at(parts.get(), name, status, AT_SYMLINK_NOFOLLOW, shown + "/" + name) != 0)
+      return io::system_error(shown + "/" + name, "stat", errno);
+    if (is_temporary_name(name)) {
+      listing.temporaries.push_back(fmt::format("{}/{}", kJobParts, name));
+    } else if (!is_number(std::string_view(name).substr(0, std::min(dot, name.size())))) {
+      add_foreign(listing, fmt::format("{}/{}", kJobParts, name));
+    } else if (rest == ".pare.pare-job" && S_ISDIR(status.st_mode)) {
+      listing.part_jobs.push_back(name);
+    } else if ((rest == ".pare" || rest == ".pare.report.json") && S_ISREG(status.st_mode)) {
+      listing.parts.push_back(name);
+    } else {
+      add_foreign(listing, fmt::format("{}/{}", kJobParts, name));
+    }
+  }
+  return {};
+}
+
 }  // namespace
 
 std::string generation_name(int64_t number) {
@@ -78,6 +114,8 @@ Result<JobListing> list_job_folder(int folder, const std::string& path) {
       listing.current = true;
     } else if (name == kJobObjects) {
       listing.has_objects_folder = true;
+    } else if (name == kJobParts) {
+      listing.has_parts_folder = true;
     } else if (is_temporary_name(name)) {
       listing.temporaries.push_back(name);
     } else if (name != kJobLock && name != kJobEvents) {
@@ -86,6 +124,7 @@ Result<JobListing> list_job_folder(int folder, const std::string& path) {
   }
   std::sort(listing.generations.begin(), listing.generations.end());
   if (listing.has_objects_folder) PARE_CHECK(list_objects(listing, folder, path));
+  if (listing.has_parts_folder) PARE_CHECK(list_parts(listing, folder, path));
   return listing;
 }
 

@@ -126,10 +126,16 @@ Result<Json> JobStore::read(const std::string& name) const {
   return unseal_json(text, file.path());
 }
 
+Status JobStore::make_folder(const char* name) {
+  if (io::make_folder(inside_.folder.get(), name, path_of(name)) == 0 || errno == EEXIST) return {};
+  return io::system_error(path_of(name), "create the directory", errno);
+}
+
 Status JobStore::make_objects_folder() {
-  if (io::make_folder(inside_.folder.get(), kJobObjects, path_of(kJobObjects)) == 0 || errno == EEXIST)
-    return {};
-  return io::system_error(path_of(kJobObjects), "create the directory", errno);
+  return make_folder(kJobObjects);
+}
+Status JobStore::make_parts_folder() {
+  return make_folder(kJobParts);
 }
 
 Result<bool> JobStore::has_object(const Hash128& hash) const {
@@ -224,6 +230,22 @@ void JobStore::remove_temporaries(const JobListing& listing) {
   for (const std::string& name : listing.temporaries) remove_file(inside_.folder.get(), name, path_of(name));
 }
 
+// Outputs of steps, and the jobs of steps, by the same rules: foreign files stay.
+Status JobStore::clear_parts(const JobListing& listing) {
+  for (const std::string& name : listing.parts) {
+    const std::string place = fmt::format("{}/{}", kJobParts, name);
+    if (remove_file(inside_.folder.get(), place, path_of(place)) != 0 && errno != ENOENT)
+      return io::system_error(path_of(place), "remove", errno);
+  }
+  for (const std::string& name : listing.part_jobs) {
+    PARE_TRY(JobStore job, open(path_of(fmt::format("{}/{}", kJobParts, name)), /*create=*/false,
+                                [](const JobListing&, bool) { return Status(); }));
+    PARE_CHECK(job.clear(/*identity_first=*/true));
+    PARE_CHECK(job.remove_folder());
+  }
+  return {};
+}
+
 Status JobStore::clear(bool identity_first) {
   PARE_TRY(const JobListing listing, list());
   const auto remove_one = [&](const char* name, int flags) -> Status {
@@ -235,6 +257,8 @@ Status JobStore::clear(bool identity_first) {
   if (identity_first) PARE_CHECK(remove_one(kJobIdentity, 0));
   PARE_CHECK(remove(listing.generations, listing.objects));
   remove_temporaries(listing);
+  PARE_CHECK(clear_parts(listing));
+  if (listing.has_parts_folder) PARE_CHECK(remove_one(kJobParts, AT_REMOVEDIR));
   PARE_CHECK(remove_one(kJobEvents, 0));
   PARE_CHECK(remove_one(kJobIdentity, 0));
   PARE_CHECK(remove_one(kJobCurrent, 0));

@@ -34,8 +34,9 @@ class JobStore {
   Status write(const std::string& name, const Json& body);
   Result<Json> read(const std::string& name) const;  // exit 3 when it is damaged
 
-  // Makes the folder for objects if it is missing.
+  // Make the folder for objects, for parts, if it is missing.
   Status make_objects_folder();
+  Status make_parts_folder();
   Result<bool> has_object(const Hash128& hash) const;
   // Writes the bytes of an object and syncs them, in place of a damaged one of that name.
   Status write_object(const Hash128& hash, std::span<const std::span<const std::byte>> parts);
@@ -68,6 +69,8 @@ class JobStore {
   Status admit_locked(const Admit& admit);
   Result<FileWriter> create_file(const std::string& subfolder, const std::string& name, uint64_t bytes);
   Status sync_folder(int folder, const std::string& shown);
+  Status make_folder(const char* name);
+  Status clear_parts(const JobListing& listing);
 
   OutputTarget place_;   // the folder in the one above
   OutputTarget inside_;  // what is in the folder

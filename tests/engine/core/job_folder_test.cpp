@@ -394,6 +394,65 @@ TEST_F(JobFolderTest, SymlinkInPlaceOfTheObjectsIsForeign) {
   EXPECT_EQ(names_in(parent_ + "/elsewhere").size(), 2u);
 }
 
+// --- parts ---------------------------------------------------------------------------------------------
+
+TEST_F(JobFolderTest, PartsGoWithTheJob) {
+  auto job = JobFolder::open(path_, sample_identity(), JobMode::fresh);
+  ASSERT_TRUE(job);
+  const auto parts = job->parts_folder();
+  ASSERT_TRUE(parts);
+  EXPECT_EQ(*parts, path_ + "/parts");
+  spill(*parts + "/1.pare", "model");
+  spill(*parts + "/1.pare.report.json", "{}");
+  ASSERT_TRUE(make_job(*parts + "/2.pare.pare-job", 3));
+  spill(*parts + "/.pare-tmp-00000000-0123456789abcdef", "x");
+  ASSERT_TRUE(commit_step(*job, 1));
+  EXPECT_EQ(names_in(*parts).size(), 4u) << "a commit leaves parts alone";
+  job = Error{};  // closed, the job stays
+  job = resume_job(path_);
+  EXPECT_EQ(names_in(*parts).size(), 3u) << "but not the temporary of a killed process";
+  const Status removed = job->remove();
+  EXPECT_TRUE(removed) << message(removed);
+  EXPECT_FALSE(fs::exists(path_));
+}
+
+TEST_F(JobFolderTest, RestartDiscardsParts) {
+  ASSERT_TRUE(make_job(path_, 1));
+  fs::create_directory(path_ + "/parts");
+  spill(path_ + "/parts/1.pare", "model");
+  ASSERT_TRUE(make_job(path_ + "/parts/1.pare.pare-job", 1));
+  ASSERT_TRUE(JobFolder::open(path_, sample_identity(), JobMode::restart));
+  EXPECT_FALSE(fs::exists(path_ + "/parts"));
+}
+
+TEST_F(JobFolderTest, ForeignFilesAmongPartsStay) {
+  for (const std::string name : {"notes.txt", "01.pare", "1.pare.bak", "x.pare", "1.pare.pare-job"}) {
+    const std::string path = parent_ + "/job";
+    ASSERT_TRUE(make_job(path, 1));
+    fs::create_directory(path + "/parts");
+    spill(path + "/parts/" + name, "mine");  // the last one should be a folder
+    const auto restarted = JobFolder::open(path, sample_identity(), JobMode::restart);
+    ASSERT_FALSE(restarted) << name;
+    EXPECT_EQ(restarted.error().rule, "CL17");
+    EXPECT_EQ(restarted.error().where, "\"parts/" + name + '"');
+    auto job = resume_job(path);
+    ::testing::internal::CaptureStderr();
+    EXPECT_TRUE(job->remove());
+    EXPECT_NE(::testing::internal::GetCapturedStderr().find(name), std::string::npos);
+    EXPECT_EQ(slurp(path + "/parts/" + name), "mine");
+    fs::remove_all(path);
+  }
+}
+
+TEST_F(JobFolderTest, SymlinkInPlaceOfThePartsIsForeign) {
+  ASSERT_TRUE(make_job(path_, 1));
+  fs::create_directory(parent_ + "/elsewhere");
+  spill(parent_ + "/elsewhere/1.pare", "mine");
+  fs::create_directory_symlink(parent_ + "/elsewhere", path_ + "/parts");
+  EXPECT_EQ(JobFolder::open(path_, JobMode::restart).error().rule, "CL17");
+  EXPECT_EQ(names_in(parent_ + "/elsewhere").size(), 1u);
+}
+
 // --- the log -------------------------------------------------------------------------------------------
 
 TEST_F(JobFolderTest, EventsAreLinesAndATornOneStaysAlone) {
