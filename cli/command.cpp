@@ -18,6 +18,7 @@ namespace {
 
 std::string pending_output;
 int output_errno = 0;
+PrintCapture* capture = nullptr;  // the innermost
 
 void write_pending() {
   size_t done = 0;
@@ -152,7 +153,18 @@ Status check_memory(const CommonOptions& common, uint64_t need, const std::strin
                .limit_label = "need"};
 }
 
+PrintCapture::PrintCapture() : outer_(capture) {
+  capture = this;
+}
+PrintCapture::~PrintCapture() {
+  capture = outer_;
+}
+
 void print(std::string_view text) {
+  if (capture != nullptr) {
+    capture->text_ += text;
+    return;
+  }
   pending_output += text;
   if (pending_output.size() > (1u << 16)) write_pending();
 }

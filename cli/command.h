@@ -73,6 +73,21 @@ void print(std::string_view text);
 void print_line(std::string_view text);
 void print_json(const Json& json);  // one object, pretty-printed
 Status flush_stdout();
+
+// While alive, what is printed goes into text() instead: of a command that runs as a step of another.
+class PrintCapture {
+ public:
+  PrintCapture();
+  ~PrintCapture();
+  PrintCapture(const PrintCapture&) = delete;
+  PrintCapture& operator=(const PrintCapture&) = delete;
+  const std::string& text() const { return text_; }
+
+ private:
+  friend void print(std::string_view text);
+  std::string text_;
+  PrintCapture* outer_;
+};
 // `value` by printf's format for one number.
 std::string formatted(double value, const char* format);
 

@@ -9,6 +9,7 @@ void add_all_commands(CLI::App& app, Commands& commands) {
   add_calibrate(app, commands);
   add_prune(app, commands);
   add_quantize(app, commands);
+  add_compress(app, commands);
   add_evaluate(app, commands);
   add_export(app, commands);
   add_run(app, commands);

@@ -9,6 +9,7 @@ void add_inspect(CLI::App& app, Commands& commands);
 void add_calibrate(CLI::App& app, Commands& commands);
 void add_prune(CLI::App& app, Commands& commands);
 void add_quantize(CLI::App& app, Commands& commands);
+void add_compress(CLI::App& app, Commands& commands);
 void add_evaluate(CLI::App& app, Commands& commands);
 void add_export(CLI::App& app, Commands& commands);
 void add_run(CLI::App& app, Commands& commands);
@@ -18,7 +19,7 @@ void add_verify(CLI::App& app, Commands& commands);
 void add_doctor(CLI::App& app, Commands& commands);
 void add_limits(CLI::App& app, Commands& commands);
 void add_completion(CLI::App& app, Commands& commands);
-// distill, compress: named in the help, refused with exit 4 until they exist.
+// Commands of the plan: named in the help, refused with exit 4 until they exist.
 void add_planned(CLI::App& app, Commands& commands);
 
 // All of them, in the order of the help.

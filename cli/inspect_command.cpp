@@ -6,6 +6,7 @@
 #include "cli/tuning.h"
 #include "cli/model_argument.h"
 #include "engine/backends/cpu/isa.h"
+#include "cli/recipe.h"
 #include "engine/core/manifest.h"
 #include "engine/core/text.h"
 #include "quantize/selection.h"
@@ -17,6 +18,7 @@ namespace {
 struct InspectOptions {
   std::string model;
   bool tensors = false;
+  bool recipe = false;
 };
 
 // Sums of one part of the model.
@@ -265,9 +267,31 @@ void print_sparse_kernels(const WeightSource& source) {
     print_line("  runs here     " + std::to_string(count) + (count == 1 ? " tensor, " : " tensors, ") + text);
 }
 
+// What `pare compress --recipe` takes to make this model again.
+Status print_recipe(const WeightSource& source) {
+  const Manifest* manifest = source.manifest();
+  if (manifest == nullptr || manifest->command != "compress") {
+    return Error{.exit = Exit::unsupported,
+                 .rule = {},
+                 .path = source.path(),
+                 .where = "recipe",
+                 .what = "not made by pare compress",
+                 .got = manifest == nullptr ? "no manifest" : quote(manifest->command),
+                 .limit = {}};
+  }
+  const Json* hash = manifest->options.find("data_hash");
+  print(recipe_yaml(manifest->seed, hash != nullptr && hash->is_string() ? hash->as_string() : "",
+                    manifest->recipe));
+  return {};
+}
+
 Result<Exit> run_inspect(const InspectOptions& options, const CommonOptions& common) {
   load_tuning(cpu::best_isa());
   PARE_TRY(const auto source, open_source(options.model, common));
+  if (options.recipe) {
+    PARE_CHECK(print_recipe(*source));
+    return Exit::ok;
+  }
   PARE_TRY(const Facts facts, gather(*source));
   if (common.json) {
     print_json(to_json(*source, facts));
@@ -302,6 +326,7 @@ void add_inspect(CLI::App& app, Commands& commands) {
   verb->add_option("MODEL", options->model,
                    "directory, .safetensors, .pare, or org/name from the local cache")
       ->required();
+  verb->add_flag("--recipe", options->recipe, "print the recipe of a compressed model, to be repeated");
   verb->add_flag("--tensors", options->tensors, "list every tensor");
   add_common(verb, commands, false);
   commands.on(verb, [options, &commands] { return run_inspect(*options, commands.common()); });

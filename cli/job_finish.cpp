@@ -24,15 +24,15 @@ Json plan_of(const Manifest& manifest) {
 // Whole, and of this job: by its checksum where one was committed, else by what it says of itself. (A folder
 // whose removal was interrupted has lost its commits.)
 Result<std::optional<Manifest>> read_own_output(const std::string& path, const CommonOptions& common,
-                                                const std::string& checksum, const Manifest& planned) {
+                                                const std::string& checksum,
+                                                const std::function<bool(const Manifest&)>& is_own) {
   const auto report = verify_model(path);
   if (!report || !report->faults.empty()) return std::optional<Manifest>();
   const auto source = open_source(path, common);
   if (!source || (*source)->manifest() == nullptr) return std::optional<Manifest>();
   const Manifest& found = *(*source)->manifest();
-  const bool is_own = checksum.empty() ? plan_of(found).dump_sorted() == plan_of(planned).dump_sorted()
-                                       : manifest_hash(found) == checksum;
-  return is_own ? std::optional<Manifest>(found) : std::nullopt;
+  const bool is_found = checksum.empty() ? is_own(found) : manifest_hash(found) == checksum;
+  return is_found ? std::optional<Manifest>(found) : std::nullopt;
 }
 
 std::string shell_word(const std::string& word) {
@@ -56,14 +56,22 @@ std::string shell_word(const std::string& word) {
 
 Result<std::optional<Manifest>> finished_output(const JobArguments& arguments, const CommonOptions& common,
                                                 const JobFolder& folder, const Manifest& planned) {
-  const std::string& path = arguments.output.path;
   std::string checksum;
   if (folder.resumed()) {
     PARE_TRY(checksum, job_output(folder));
   }
+  return finished_output(arguments, common, folder, checksum, [&](const Manifest& found) {
+    return plan_of(found).dump_sorted() == plan_of(planned).dump_sorted();
+  });
+}
+
+Result<std::optional<Manifest>> finished_output(const JobArguments& arguments, const CommonOptions& common,
+                                                const JobFolder& folder, const std::string& checksum,
+                                                const std::function<bool(const Manifest&)>& is_own) {
+  const std::string& path = arguments.output.path;
   if (path_exists(path)) {
     if (folder.was_published() || !checksum.empty()) {
-      PARE_TRY(auto found, read_own_output(path, common, checksum, planned));
+      PARE_TRY(auto found, read_own_output(path, common, checksum, is_own));
       if (found) return found;
     }
     if (!folder.was_published())

@@ -23,6 +23,11 @@ namespace pare::cli {
 Result<std::optional<Manifest>> finished_output(const JobArguments& arguments, const CommonOptions& common,
                                                 const JobFolder& folder, const Manifest& planned);
 
+// The same with the checksum that the job committed (empty: none) and a test whether a manifest is of this job.
+Result<std::optional<Manifest>> finished_output(const JobArguments& arguments, const CommonOptions& common,
+                                                const JobFolder& folder, const std::string& checksum,
+                                                const std::function<bool(const Manifest&)>& is_own);
+
 // The command that continues this one, for a shell.
 std::string resume_command(const CommonOptions& common);
 

@@ -8,8 +8,7 @@
 namespace pare::cli {
 
 void add_planned(CLI::App& app, Commands& commands) {
-  for (const auto& [name, help] : {std::pair{"distill", "train a smaller student on a teacher"},
-                                   std::pair{"compress", "several steps from one recipe"}}) {
+  for (const auto& [name, help] : {std::pair{"distill", "train a smaller student on a teacher"}}) {
     CLI::App* verb = app.add_subcommand(name, std::string(help) + " (not in this version)");
     verb->group("Not in this version");
     verb->allow_extras();  // whatever follows, the answer is the same

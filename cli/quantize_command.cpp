@@ -11,6 +11,7 @@
 #include "cli/quantize_summary.h"
 #include "engine/core/file.h"
 #include "engine/core/progress.h"
+#include "engine/core/signals.h"
 #include "engine/core/text.h"
 #include "engine/models/model.h"
 #include "quantize/stream.h"
@@ -51,6 +52,17 @@ QuantizeOptions streamed_options(const QuantizeSettings& settings) {
   return options;
 }
 
+// Only as a step of a job, which goes on with this step: on its own the first stop signal ends the process.
+Error stopped_between_tensors() {
+  return Error{.exit = Exit::interrupted,
+               .rule = {},
+               .path = "pare quantize",
+               .where = {},
+               .what = "interrupted",
+               .got = {},
+               .limit = {}};
+}
+
 // Without data: tensor by tensor from the source to the output.
 Result<Exit> run_streamed(const QuantizeArguments& arguments, const QuantizeSettings& settings,
                           const CommonOptions& common,
@@ -78,11 +90,13 @@ Result<Exit> run_streamed(const QuantizeArguments& arguments, const QuantizeSett
   {
     Progress progress("quantize", int64_t(plan.input_bytes >> 20), "MB");
     uint64_t done = 0;
-    PARE_CHECK(
-        quantize_stream(source, model, schemes, *method, options, *sink, manifest, [&](uint64_t bytes) {
-          progress.advance(int64_t(((done + bytes) >> 20) - (done >> 20)));
-          done += bytes;
-        }));
+    PARE_CHECK(quantize_stream(source, model, schemes, *method, options, *sink, manifest,
+                               [&](uint64_t bytes) -> Status {
+                                 progress.advance(int64_t(((done + bytes) >> 20) - (done >> 20)));
+                                 done += bytes;
+                                 if (interrupted()) return stopped_between_tensors();
+                                 return {};
+                               }));
   }
   FinishedJob done;
   done.command = "quantize";

@@ -64,8 +64,8 @@ Error recipe_error(Exit exit, const char* rule, const std::string& path, int lin
                    const std::string& key, std::string what, std::string got = {}, std::string limit = {},
                    const char* label = "expected");
 
-// A recipe as YAML that parse_recipe() reads back: `steps` as in Manifest::recipe, [{"step": "quantize",
-// ...}].
+// A recipe as YAML that parse_recipe() reads back. `steps`: as in Manifest::recipe, a list of
+// {"step": "quantize", "options": {...}}.
 std::string recipe_yaml(uint64_t seed, const std::string& data_hash, const Json& steps);
 
 }  // namespace pare::cli

@@ -194,8 +194,9 @@ Json canonical(const std::string& text) {
 
 Json resolved_step(const std::string& verb, const CLI::App& app,
                    const std::vector<RecipeOverride>& overrides) {
-  Json json = Json::object();
-  json["step"] = verb;
+  Json step = Json::object();
+  step["step"] = verb;
+  Json& json = step["options"] = Json::object();
   for (const CLI::Option* option : app.get_options()) {
     if (option->get_lnames().empty() || !is_step_option(option->get_lnames().front())) continue;
     const std::string& key = option->get_lnames().front();
@@ -220,7 +221,7 @@ Json resolved_step(const std::string& verb, const CLI::App& app,
       if (!text.empty()) json[key] = canonical(text);
     }
   }
-  return json;
+  return step;
 }
 
 const YamlMember* setting_of(const Recipe& recipe, const BoundStep& step, const std::string& key) {
@@ -333,15 +334,16 @@ Result<BoundStep> bind_step(const Recipe& recipe, const RecipeStep& step,
     return recipe_error(Exit::malformed, "RC07", recipe.path, step.line, step.column, step.verb,
                         sanitize(error->what()));
   }
-  bound.command->set_data(data);
+  bound.command->arguments().data = data;
   if (const Status checked = bound.command->check(); !checked)
     return at_setting(recipe, bound, checked.error());
   if (!bound.command->needs_data()) {
-    bound.command->set_data({});
+    bound.command->arguments().data.clear();
     if (const Status checked = bound.command->check(); !checked)
       return at_setting(recipe, bound, checked.error());
   }
   bound.resolved = resolved_step(step.verb, app, bound.overrides);
+  bound.command->canonicalize(bound.resolved["options"]);
   return bound;
 }
 

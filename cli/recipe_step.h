@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "cli/job_arguments.h"
 #include "cli/recipe.h"
 #include "engine/models/architecture.h"
 
@@ -15,20 +16,38 @@ class App;
 
 namespace pare::cli {
 
+// What a step will do, from shapes alone.
+struct StepPlan {
+  std::string what;  // "210 matrices to int4-g64-sym by gptq"
+  uint64_t weight_bytes_before = 0, weight_bytes_after = 0;
+  uint64_t peak_memory_bytes = 0;  // beyond what is resident; 0: not known before the work
+  // The model after the step, as shapes and forms: for plans, its tensors are not there yet.
+  std::shared_ptr<const WeightSource> result;
+};
+
 // What a command gives to recipes. It owns the arguments that its options fill.
 class StepCommand {
  public:
   virtual ~StepCommand() = default;
   // MODEL, --output and all others; those that make no sense in a recipe are hidden by is_step_option().
   virtual void add_options(CLI::App& app) = 0;
-  // Of the common options; before check().
-  virtual void set_data(const std::string& path) = 0;
+  virtual JobArguments& arguments() = 0;
   // The check of the flags: errors have the option as path. Exit 2.
   virtual Status check() = 0;
-  virtual bool needs_data() const = 0;  // after check()
+  // After check():
+  virtual bool needs_data() const = 0;
+  virtual bool has_job() const = 0;  // keeps a job folder, so that it can be resumed
+  // Words that mean the same made equal: "int4-g64" is "int4-g64-sym". options: by their long names.
+  virtual void canonicalize(Json& options) const = 0;
   // Exceptions for some tensors, PATTERN=VALUE, the last that matches wins; nullptr when there are none.
   virtual std::vector<std::string>* overrides() = 0;
+  virtual Result<StepPlan> plan(const std::shared_ptr<const WeightSource>& source) = 0;
+  // The whole command, with the paths that stand in arguments().
+  virtual Result<Exit> run(const CommonOptions& common) = 0;
 };
+
+// By the name of the step; nullptr for one that is not in this version.
+std::unique_ptr<StepCommand> make_step_command(const std::string& verb);
 
 // One exception for some tensors.
 struct RecipeOverride {
@@ -41,7 +60,7 @@ struct BoundStep {
   RecipeStep place;  // for messages
   std::unique_ptr<StepCommand> command;
   std::vector<RecipeOverride> overrides;
-  // {"step": "quantize", ...} with the defaults filled in, in the order of the options. Without data and
+  // {"step": "quantize", "options": {...}} with the defaults filled in, in the order of the options. Without data and
   // paths.
   Json resolved;
 };

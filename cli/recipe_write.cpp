@@ -60,8 +60,9 @@ std::string recipe_yaml(uint64_t seed, const std::string& data_hash, const Json&
   for (const Json& step : steps.items()) {
     const Json* verb = step.find("step");
     out += fmt::format("  - {}:\n", verb != nullptr && verb->is_string() ? key_text(verb->as_string()) : "");
-    for (const auto& [key, value] : step.members()) {
-      if (key == "step") continue;
+    const Json* options = step.find("options");
+    if (options == nullptr || !options->is_object()) continue;
+    for (const auto& [key, value] : options->members()) {
       if (!value.is_array()) {
         out += fmt::format("      {}: {}\n", key_text(key), scalar(value));
         continue;

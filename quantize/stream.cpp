@@ -85,7 +85,7 @@ QuantizePlan plan_quantization(const WeightSource& source, const ModelDescriptio
 Status quantize_stream(const WeightSource& source, const ModelDescription& model,
                        const std::vector<std::optional<QuantScheme>>& schemes, const QuantizeMethod& method,
                        const QuantizeOptions& options, WeightSink& sink, Manifest& manifest,
-                       const std::function<void(uint64_t bytes)>& advance) {
+                       const std::function<Status(uint64_t bytes)>& advance) {
   for (size_t i = 0; i < model.tensors.size(); ++i) {
     const TensorSpec& spec = model.tensors[i];
     const StoredTensor* stored = source.find(spec.name);
@@ -123,7 +123,7 @@ Status quantize_stream(const WeightSource& source, const ModelDescription& model
       manifest.tensors.push_back(std::move(record));
     }
     source.release(spec.name);
-    advance(stored->bytes);
+    PARE_CHECK(advance(stored->bytes));
   }
   return source.check_unchanged();
 }

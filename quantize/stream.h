@@ -26,10 +26,10 @@ QuantizePlan plan_quantization(const WeightSource& source, const ModelDescriptio
                                const std::vector<std::optional<QuantScheme>>& schemes);
 
 // Quantizes or copies every tensor of `model` in its order and records each in `manifest.tensors`. `advance`
-// is called after each tensor with the bytes read. Exit 4 when a tensor to quantize is already quantized.
+// is called after each tensor with the bytes read; its error ends the run. Exit 4 when a tensor to quantize is already quantized.
 Status quantize_stream(const WeightSource& source, const ModelDescription& model,
                        const std::vector<std::optional<QuantScheme>>& schemes, const QuantizeMethod& method,
                        const QuantizeOptions& options, WeightSink& sink, Manifest& manifest,
-                       const std::function<void(uint64_t bytes)>& advance);
+                       const std::function<Status(uint64_t bytes)>& advance);
 
 }  // namespace pare

@@ -377,7 +377,7 @@ TEST(NumericFaultsOfStream, WeightsAreNamedAndNothingIsPublished) {
     test::MemorySink sink;
     Manifest manifest;
     const Status status = quantize_stream(*source, model, test::linear_schemes(model, "int8"), *rtn, {}, sink,
-                                          manifest, [](uint64_t) {});
+                                          manifest, [](uint64_t) { return Status(); });
     ASSERT_FALSE(status) << name;
     EXPECT_EQ(status.error().exit, Exit::numeric);
     EXPECT_EQ(status.error().rule, rule);

@@ -1,0 +1,100 @@
+// The commands that steps of recipes are; declared in recipe_step.h.
+#include <fmt/core.h>
+
+#include <CLI/CLI.hpp>
+
+#include "calibrate/block_pipeline.h"
+#include "cli/calibration_data.h"
+#include "cli/planned_source.h"
+#include "cli/quantize_command.h"
+#include "cli/recipe_step.h"
+#include "engine/core/text.h"
+#include "engine/models/model.h"
+#include "quantize/stream.h"
+
+namespace pare::cli {
+namespace {
+
+class QuantizeStep final : public StepCommand {
+ public:
+  void add_options(CLI::App& app) override { add_quantize_options(app, arguments_); }
+  JobArguments& arguments() override { return arguments_; }
+
+  Status check() override {
+    PARE_TRY(settings_, quantize_settings(arguments_));
+    return {};
+  }
+  bool needs_data() const override {
+    return settings_.calibrated.method.needs_data() || arguments_.activations.starts_with("static") ||
+           has_target(arguments_) || arguments_.inputs == "both";
+  }
+  bool has_job() const override { return is_calibrated(arguments_, settings_); }
+
+  void canonicalize(Json& settings) const override {
+    settings["method"] = settings_.calibrated.method.text();
+    settings["scheme"] = settings_.selection.scheme.text();
+    if (settings_.selection.embedding_scheme)
+      settings["embedding"] = settings_.selection.embedding_scheme->text();
+    if (settings_.selection.head_scheme) settings["head"] = settings_.selection.head_scheme->text();
+  }
+  std::vector<std::string>* overrides() override { return &arguments_.overrides; }
+
+  Result<StepPlan> plan(const std::shared_ptr<const WeightSource>& source) override {
+    PARE_TRY(const ModelDescription model, describe_model(*source));
+    PARE_TRY(const auto schemes, select_schemes(model, settings_.selection));
+    const QuantizePlan plan = plan_quantization(*source, model, schemes);
+    StepPlan result{
+        .what = fmt::format("{} matrices to {} by {}{}, {} tensors kept", plan.quantized_tensors,
+                            settings_.selection.scheme.text(), settings_.calibrated.method.text(),
+                            arguments_.overrides.empty() ? "" : " (with exceptions)", plan.kept_tensors),
+        .weight_bytes_before = plan.input_bytes,
+        .weight_bytes_after = plan.output_bytes,
+        .peak_memory_bytes = plan.peak_memory_bytes,
+        .result = nullptr};
+    std::vector<StoredTensor> tensors;
+    for (size_t i = 0; i < model.tensors.size(); ++i) {
+      const TensorSpec& spec = model.tensors[i];
+      const StoredTensor* stored = source->find(spec.name);
+      if (stored == nullptr) continue;
+      tensors.push_back(*stored);
+      if (!schemes[i]) continue;
+      if (stored->scheme) return already_quantized(*source, *stored);
+      tensors.back().scheme = *schemes[i];
+      tensors.back().transposed = spec.transposed;
+      tensors.back().bytes = schemes[i]->stored_bytes(spec.out(), spec.in());
+    }
+    if (has_job()) {
+      PARE_TRY(const auto planned, Model::open(source, Device::cpu()));
+      const int64_t context = arguments_.context > 0 ? arguments_.context : default_context(model.config);
+      result.peak_memory_bytes = pipeline_floor_bytes(*planned, context, settings_.calibrated.match_original);
+    }
+    result.result = std::make_shared<PlannedSource>(source, std::move(tensors));
+    return result;
+  }
+
+  Result<Exit> run(const CommonOptions& common) override { return run_quantize(arguments_, common); }
+
+ private:
+  static Error already_quantized(const WeightSource& source, const StoredTensor& stored) {
+    return Error{.exit = Exit::unsupported,
+                 .rule = "CF12",
+                 .path = source.path(),
+                 .where = quote(stored.name),
+                 .what = "already quantized when this step would begin",
+                 .got = stored.scheme->text(),
+                 .limit = "floating weights",
+                 .limit_label = "need"};
+  }
+
+  QuantizeArguments arguments_;
+  QuantizeSettings settings_;
+};
+
+}  // namespace
+
+std::unique_ptr<StepCommand> make_step_command(const std::string& verb) {
+  if (verb == "quantize") return std::make_unique<QuantizeStep>();
+  return nullptr;
+}
+
+}  // namespace pare::cli

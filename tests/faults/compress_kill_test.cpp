@@ -1,0 +1,188 @@
+// F1, F11, F15, F16 on `pare compress`: killed, stopped or damaged anywhere and resumed, the steps of a
+// recipe give the bytes that they give undisturbed. PARE_SLOW_TESTS=1 kills it more often.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+
+#include "engine/core/random.h"
+#include "tests/faults/quantize_process.h"
+
+namespace pare::test {
+namespace {
+
+using testing::HasSubstr;
+
+constexpr const char* kRecipe =
+    "schema: 1\nseed: 3\nsamples: 6\ncontext: 64\nsteps:\n"
+    "  - quantize: {method: gptq, scheme: int4-g64}\n";
+
+struct CompressWords {
+  std::string folder = temporary_folder();
+  std::string output = folder + "/out.pare", recipe = folder + "/r.yaml";
+  std::vector<std::string> more{};
+
+  CompressWords() { write_bytes(recipe, kRecipe); }
+  std::vector<std::string> list() const {
+    std::vector<std::string> words = {"compress",
+                                      source_path("samples/books-3m"),
+                                      "--recipe",
+                                      recipe,
+                                      "--data",
+                                      source_path("samples/text/sample.txt"),
+                                      "--report-tokens",
+                                      "64",
+                                      "--no-speed",
+                                      "-o",
+                                      output};
+    words.insert(words.end(), more.begin(), more.end());
+    return words;
+  }
+  std::vector<std::string> resumed() const {
+    std::vector<std::string> words = list();
+    words.push_back("--resume");
+    return words;
+  }
+  std::string job() const { return output + ".pare-job"; }
+  std::vector<std::string> next() const { return fs::exists(job() + "/job.json") ? resumed() : list(); }
+};
+
+const std::string& expected_bytes() {
+  static const std::string bytes = [] {
+    const CompressWords words;
+    const CommandResult result = pare(words.list());
+    EXPECT_EQ(result.exit_code, 0) << result.error;
+    return read_bytes(words.output);
+  }();
+  return bytes;
+}
+
+void expect_done(const CompressWords& words) {
+  EXPECT_TRUE(read_bytes(words.output) == expected_bytes()) << "other bytes";
+  EXPECT_FALSE(fs::exists(words.job()));
+  for (const auto& entry : fs::directory_iterator(words.folder)) {
+    const std::string name = entry.path().filename().string();
+    const bool is_lock = name.starts_with(".pare-tmp-") && name.ends_with("-lock");
+    EXPECT_TRUE(name.starts_with("out.pare") || name == "r.yaml" || is_lock) << entry.path();
+  }
+}
+
+TEST(CompressKill, AtRandomMoments) {
+  const Random random(41, RandomPurpose::test_data);
+  const int wanted = std::getenv("PARE_SLOW_TESTS") != nullptr ? 60 : 8;
+  uint64_t draw = 0;
+  for (int kills = 0; kills < wanted;) {
+    const CompressWords words;
+    const std::string step = words.job() + "/parts/1.pare";
+    for (uint64_t times = 1 + random.below(3, draw++); times > 0; --times) {
+      const std::vector<std::string> files = {words.job() + "/job.json",
+                                              step + ".pare-job/gen-1.json",
+                                              step + ".pare-job/gen-3.json",
+                                              step,
+                                              words.job() + "/gen-1.json",
+                                              words.job() + "/gen-2.json",
+                                              words.output};
+      const pid_t child = start_pare(words.next());
+      wait_for_file(files[random.below(files.size(), draw++)], child);
+      ::usleep(useconds_t(random.below(40'000, draw++)));
+      ::kill(child, SIGKILL);
+      const int code = ended(child);
+      ASSERT_TRUE(code == 128 + SIGKILL || code == 0) << code;
+      kills += code == 0 ? 0 : 1;
+      ASSERT_TRUE(!fs::exists(words.output) || read_bytes(words.output) == expected_bytes()) << "torn";
+      if (code == 0 || (fs::exists(words.output) && !fs::exists(words.job() + "/job.json"))) break;
+    }
+    if (fs::exists(words.job() + "/job.json") || !fs::exists(words.output)) {
+      const CommandResult result = pare(words.next());
+      ASSERT_EQ(result.exit_code, 0) << result.error;
+    }
+    if (fs::exists(words.job())) {  // killed within the removal
+      EXPECT_FALSE(fs::exists(words.job() + "/job.json"));
+      fs::remove_all(words.job());
+    }
+    ASSERT_NO_FATAL_FAILURE(expect_done(words));
+    fs::remove_all(words.folder);
+  }
+}
+
+TEST(CompressKill, StoppedInAStepAndContinued) {
+  const CompressWords words;
+  const std::string log = words.folder + "/out.pare.log";
+  const pid_t child = start_pare(words.list(), log);
+  wait_for_file(words.job() + "/parts/1.pare.pare-job/gen-1.json", child);
+  ::kill(child, SIGTERM);
+  ASSERT_EQ(ended(child), 75) << read_bytes(log);
+  EXPECT_THAT(read_bytes(log), HasSubstr("to continue: pare compress"));
+  EXPECT_THAT(read_bytes(log), HasSubstr("--resume"));
+  EXPECT_FALSE(fs::exists(words.output));
+  const CommandResult fresh = pare(words.list());
+  EXPECT_EQ(fresh.exit_code, 8) << fresh.error;
+  const CommandResult resumed = pare(words.resumed());
+  ASSERT_EQ(resumed.exit_code, 0) << resumed.error;
+  expect_done(words);
+}
+
+// A job with a finished step, stopped before its output.
+CompressWords between_step_and_output() {
+  CompressWords words;
+  for (int tries = 0; tries < 20; ++tries) {
+    const pid_t child = start_pare(words.list());
+    wait_for_file(words.job() + "/gen-1.json", child);
+    ::kill(child, SIGKILL);
+    if (ended(child) != 0 && fs::exists(words.job() + "/job.json") && !fs::exists(words.output)) break;
+    fs::remove_all(words.job());
+    fs::remove(words.output);
+    fs::remove(words.output + ".report.json");
+  }
+  EXPECT_TRUE(fs::exists(words.job() + "/parts/1.pare"));
+  fs::remove(words.job() + "/lock");
+  return words;
+}
+
+TEST(CompressKill, OtherInputsAreRefusedByName) {
+  const CompressWords words = between_step_and_output();
+  const auto refused = [&](const std::string& recipe, const std::string& field) {
+    SCOPED_TRACE(field);
+    write_bytes(words.recipe, recipe);
+    const CommandResult result = pare(words.resumed());
+    EXPECT_EQ(result.exit_code, 8) << result.error;
+    EXPECT_THAT(result.error, HasSubstr("identity: " + field));
+    EXPECT_FALSE(fs::exists(words.output));
+  };
+  const std::string head = "schema: 1\nseed: 3\nsamples: 6\ncontext: 64\nsteps:\n";
+  refused(head + "  - quantize: {method: gptq, scheme: int4-g32}\n", "recipe[0].options.scheme");
+  refused(head + "  - quantize: {method: gptq, scheme: int4-g64, damping: 0.02}\n",
+          "recipe[0].options.damping");
+  refused(
+      "schema: 1\nseed: 4\nsamples: 6\ncontext: 64\nsteps:\n  - quantize: {method: gptq, scheme: int4-g64}\n",
+      "seed");
+  refused(head + "  - quantize: {method: gptq, scheme: int4-g64, samples: 7}\n", "recipe[0].options.samples");
+  // The same recipe in other words is the same recipe.
+  write_bytes(words.recipe,
+              "{\"schema\": 1, \"seed\": 3, \"steps\": [{\"quantize\": {\"samples\": 6, \"context\": 64,"
+              " \"method\": \"gptq\", \"scheme\": \"int4-g64-sym\", \"damping\": 1e-2}}]}");
+  const CommandResult result = pare(words.resumed());
+  ASSERT_EQ(result.exit_code, 0) << result.error;
+  EXPECT_TRUE(read_bytes(words.output) == expected_bytes());
+}
+
+TEST(CompressKill, DamagedWorkIsNoticed) {
+  const CompressWords words = between_step_and_output();
+  const std::string part = words.job() + "/parts/1.pare";
+  std::string bytes = read_bytes(part);
+  bytes[bytes.size() / 2] = char(bytes[bytes.size() / 2] ^ 1);
+  write_bytes(part, bytes);
+  const CommandResult damaged = pare(words.resumed());
+  EXPECT_EQ(damaged.exit_code, 3) << damaged.error;
+  EXPECT_THAT(damaged.error, HasSubstr("parts/1.pare"));
+  EXPECT_THAT(damaged.error, HasSubstr("--restart"));
+  EXPECT_FALSE(fs::exists(words.output));
+  std::vector<std::string> restart = words.list();
+  restart.push_back("--restart");
+  const CommandResult result = pare(restart);
+  ASSERT_EQ(result.exit_code, 0) << result.error;
+  expect_done(words);
+}
+
+}  // namespace
+}  // namespace pare::test
