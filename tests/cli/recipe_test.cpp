@@ -101,7 +101,7 @@ std::vector<BadRecipe> bad_recipes() {
     std::string list;
     for (int i = 0; i < 10'001; ++i) list += "a,";
     return list;
-       }() + "]\n"))},
+       }() + "]\n")},
       // RC07: wrong type, out of range, NaN, unknown units.
       {"RC07", Exit::malformed, "1:1", {"schema", "missing"}, "steps: [quantize]\n"},
       {"RC07", Exit::malformed, "1:1", {"steps", "missing"}, "schema: 1\n"},
