@@ -6,7 +6,6 @@
 #include "cli/calibration_data.h"
 #include "cli/commands.h"
 #include "cli/compress_job.h"
-#include "cli/job_speed.h"
 #include "cli/model_argument.h"
 #include "engine/core/memory.h"
 #include "engine/core/signals.h"
@@ -18,7 +17,6 @@ namespace {
 
 struct CompressArguments : JobArguments {
   std::string recipe;
-  bool no_speed = false;
 };
 
 Error recipe_contradiction(const Recipe& recipe, const CompressArguments& arguments) {
@@ -57,7 +55,7 @@ Result<std::vector<BoundStep>> bind_steps(const Recipe& recipe, const std::strin
 void fill_context(std::vector<BoundStep>& steps, const ModelConfig& config) {
   for (BoundStep& step : steps) {
     JobArguments& arguments = step.command->arguments();
-    if (!step.command->needs_data()) continue;
+    if (!step.uses_data) continue;
     if (arguments.context == 0) arguments.context = default_context(config);
     step.resolved["options"]["context"] = std::to_string(arguments.context);
   }
@@ -71,7 +69,7 @@ JobArguments report_arguments(const CompressArguments& arguments, const std::vec
   const JobArguments* most = nullptr;
   for (const BoundStep& step : steps) {
     const JobArguments& of_step = step.command->arguments();
-    if (step.command->needs_data() && (most == nullptr || of_step.samples > most->samples)) most = &of_step;
+    if (step.uses_data && (most == nullptr || of_step.samples > most->samples)) most = &of_step;
   }
   if (most == nullptr) return result;
   result.samples = most->samples;
@@ -169,7 +167,7 @@ void print_plan(const CompressArguments& arguments, const std::vector<BoundStep>
 }
 
 Json outcome_json(const CompressArguments& arguments, const FinishedJob& done,
-                  const std::vector<StepSummary>& summaries, const JobSpeed& speed) {
+                  const std::vector<StepSummary>& summaries) {
   Json json = Json::object();
   json["schema_version"] = 1;
   json["command"] = "compress";
@@ -196,21 +194,18 @@ Json outcome_json(const CompressArguments& arguments, const FinishedJob& done,
   json["fallbacks"] = Json(fallbacks);
   json["steps"] = std::move(list);
   json["recipe"] = done.manifest.recipe;
-  if (speed.speed) {
-    json["speed"] = to_json(*speed.speed);
-  } else if (!speed.reason.empty()) {
-    json["speed_not_measured"] = speed.reason;
-  }
+  if (done.speed) json["speed"] = to_json(*done.speed);
+  if (!done.speed_note.empty()) json["speed_note"] = done.speed_note;
   json["manifest"] = done.manifest.to_json();
   if (done.damage) json["damage"] = to_json(*done.damage);
   return json;
 }
 
-void print_outcome(const FinishedJob& done, const std::vector<StepSummary>& summaries,
-                   const JobSpeed& speed) {
+void print_outcome(const FinishedJob& done, const std::vector<StepSummary>& summaries) {
   print_sizes(done.weight_bytes_before, done.weight_bytes_after);
   if (done.damage) print_damage(*done.damage);
-  print_job_speed(speed);
+  if (done.speed) print_line("  " + speed_line(*done.speed));
+  if (!done.speed_note.empty()) print_line("  speed not measured: " + done.speed_note);
   print_line(fmt::format("  file {} in {}, peak memory {}", format_bytes(done.output_bytes),
                          format_duration(done.seconds), format_bytes(peak_resident_bytes())));
   int64_t fallbacks = 0;
@@ -236,12 +231,8 @@ Status finish(const CompressArguments& arguments, const JobArguments& report, co
     if (interrupted()) return folder.interrupted_error();
     return {};
   };
-  JobSpeed speed;
-  if (!arguments.no_speed) {
-    PARE_TRY(speed, measure_job_speed(common, done.source, arguments.output.path, advance));
-  }
+  done.wants_speed = true;
   done.complete = [&](RunReport& run) {
-    run.speed = speed.speed;
     Json list = Json::array();
     for (const StepSummary& summary : summaries) {
       Json step = Json::object();
@@ -257,9 +248,9 @@ Status finish(const CompressArguments& arguments, const JobArguments& report, co
   done.complete = [](RunReport&) {};
   if (!arguments.keep_work) PARE_CHECK(folder.remove());
   if (common.json) {
-    print_json(outcome_json(arguments, done, summaries, speed));
+    print_json(outcome_json(arguments, done, summaries));
   } else {
-    print_outcome(done, summaries, speed);
+    print_outcome(done, summaries);
   }
   if (done.damage) PARE_CHECK(check_gates(done.gates, *done.damage, arguments.output.path));
   return {};
@@ -311,7 +302,7 @@ Result<Exit> run_compress(const CompressArguments& arguments, CommonOptions comm
   bool uses_data = false;
   for (const BoundStep& step : job.steps) {
     job.resolved.push_back(step.resolved);
-    uses_data = uses_data || step.command->needs_data();
+    uses_data = uses_data || step.uses_data;
   }
   if (const Json* hash = calibration.description.find("text_hash"); uses_data && hash != nullptr)
     job.options["data_hash"] = *hash;
@@ -363,8 +354,6 @@ void add_compress(CLI::App& app, Commands& commands) {
       ->type_name("FILE")
       ->group("Calibration");
   add_report_options(*verb, *arguments);
-  verb->add_flag("--no-speed", arguments->no_speed, "do not measure how fast the result generates")
-      ->group("Report");
   add_job_options(*verb, *arguments);
   add_common(verb, commands, true);
   verb->footer(

@@ -88,6 +88,16 @@ Result<std::optional<Manifest>> finished_output(const JobArguments& arguments, c
                .limit = {}};
 }
 
+Error stopped_between_tensors(const std::string& command) {
+  return Error{.exit = Exit::interrupted,
+               .rule = {},
+               .path = "pare " + command,
+               .where = {},
+               .what = "interrupted",
+               .got = {},
+               .limit = {}};
+}
+
 std::string resume_command(const CommonOptions& common) {
   std::string line = "pare";
   bool has_resume = false;

@@ -23,10 +23,15 @@ namespace pare::cli {
 Result<std::optional<Manifest>> finished_output(const JobArguments& arguments, const CommonOptions& common,
                                                 const JobFolder& folder, const Manifest& planned);
 
-// The same with the checksum that the job committed (empty: none) and a test whether a manifest is of this job.
+// The same with the checksum that the job committed (empty: none) and a test whether a manifest is of this
+// job.
 Result<std::optional<Manifest>> finished_output(const JobArguments& arguments, const CommonOptions& common,
                                                 const JobFolder& folder, const std::string& checksum,
                                                 const std::function<bool(const Manifest&)>& is_own);
+
+// A stop signal between the tensors of a command without a job: only as a step of a recipe, which goes on
+// with this step. On its own the first stop signal ends the process.
+Error stopped_between_tensors(const std::string& command);
 
 // The command that continues this one, for a shell.
 std::string resume_command(const CommonOptions& common);

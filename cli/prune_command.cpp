@@ -49,6 +49,7 @@ Result<Exit> run_streamed(const PruneArguments& arguments, const PruneSettings& 
         prune_stream(source, model, targets, settings.stream, *sink, manifest, [&](uint64_t bytes) -> Status {
           progress.advance(int64_t(((bytes_done + bytes) >> 20) - (bytes_done >> 20)));
           bytes_done += bytes;
+          if (interrupted()) return stopped_between_tensors("prune");
           return {};
         }));
   }

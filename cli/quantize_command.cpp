@@ -52,17 +52,6 @@ QuantizeOptions streamed_options(const QuantizeSettings& settings) {
   return options;
 }
 
-// Only as a step of a job, which goes on with this step: on its own the first stop signal ends the process.
-Error stopped_between_tensors() {
-  return Error{.exit = Exit::interrupted,
-               .rule = {},
-               .path = "pare quantize",
-               .where = {},
-               .what = "interrupted",
-               .got = {},
-               .limit = {}};
-}
-
 // Without data: tensor by tensor from the source to the output.
 Result<Exit> run_streamed(const QuantizeArguments& arguments, const QuantizeSettings& settings,
                           const CommonOptions& common,
@@ -94,7 +83,7 @@ Result<Exit> run_streamed(const QuantizeArguments& arguments, const QuantizeSett
                                [&](uint64_t bytes) -> Status {
                                  progress.advance(int64_t(((done + bytes) >> 20) - (done >> 20)));
                                  done += bytes;
-                                 if (interrupted()) return stopped_between_tensors();
+                                 if (interrupted()) return stopped_between_tensors("quantize");
                                  return {};
                                }));
   }

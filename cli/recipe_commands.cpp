@@ -6,6 +6,7 @@
 #include "calibrate/block_pipeline.h"
 #include "cli/calibration_data.h"
 #include "cli/planned_source.h"
+#include "cli/prune_command.h"
 #include "cli/quantize_command.h"
 #include "cli/recipe_step.h"
 #include "engine/core/text.h"
@@ -15,6 +16,18 @@
 namespace pare::cli {
 namespace {
 
+// A step that rounds or removes weights needs them as floats.
+Error already_quantized(const WeightSource& source, const StoredTensor& stored) {
+  return Error{.exit = Exit::unsupported,
+               .rule = "CF12",
+               .path = source.path(),
+               .where = quote(stored.name),
+               .what = "already quantized when this step would begin",
+               .got = stored.scheme->text(),
+               .limit = "floating weights",
+               .limit_label = "need"};
+}
+
 class QuantizeStep final : public StepCommand {
  public:
   void add_options(CLI::App& app) override { add_quantize_options(app, arguments_); }
@@ -23,10 +36,6 @@ class QuantizeStep final : public StepCommand {
   Status check() override {
     PARE_TRY(settings_, quantize_settings(arguments_));
     return {};
-  }
-  bool needs_data() const override {
-    return settings_.calibrated.method.needs_data() || arguments_.activations.starts_with("static") ||
-           has_target(arguments_) || arguments_.inputs == "both";
   }
   bool has_job() const override { return is_calibrated(arguments_, settings_); }
 
@@ -75,24 +84,60 @@ class QuantizeStep final : public StepCommand {
   Result<Exit> run(const CommonOptions& common) override { return run_quantize(arguments_, common); }
 
  private:
-  static Error already_quantized(const WeightSource& source, const StoredTensor& stored) {
-    return Error{.exit = Exit::unsupported,
-                 .rule = "CF12",
-                 .path = source.path(),
-                 .where = quote(stored.name),
-                 .what = "already quantized when this step would begin",
-                 .got = stored.scheme->text(),
-                 .limit = "floating weights",
-                 .limit_label = "need"};
-  }
-
   QuantizeArguments arguments_;
   QuantizeSettings settings_;
+};
+
+class PruneStepCommand final : public StepCommand {
+ public:
+  void add_options(CLI::App& app) override { add_prune_options(app, arguments_); }
+  JobArguments& arguments() override { return arguments_; }
+
+  Status check() override {
+    PARE_TRY(settings_, prune_settings(arguments_));
+    return {};
+  }
+  bool has_job() const override { return is_calibrated(arguments_, settings_); }
+
+  void canonicalize(Json& options) const override {
+    options["sparsity"] = settings_.selection.target.text();
+    if (settings_.scheme) options["scheme"] = settings_.scheme->text();
+  }
+  std::vector<std::string>* overrides() override { return &arguments_.overrides; }
+
+  Result<StepPlan> plan(const std::shared_ptr<const WeightSource>& source) override {
+    PARE_TRY(const ModelDescription model, describe_model(*source));
+    PARE_TRY(const auto targets, select_targets(model, settings_.selection, arguments_.allow_ragged));
+    for (size_t i = 0; i < model.tensors.size(); ++i) {
+      const StoredTensor* stored = source->find(model.tensors[i].name);
+      if (targets[i] && stored != nullptr && stored->scheme) return already_quantized(*source, *stored);
+    }
+    const PrunePlan plan = plan_pruning(*source, model, targets, settings_.is_compact);
+    StepPlan result{
+        .what = fmt::format("{} matrices to {} by {}, {} tensors kept", plan.pruned_tensors,
+                            settings_.selection.target.text(), arguments_.method, plan.kept_tensors),
+        .weight_bytes_before = plan.input_bytes,
+        .weight_bytes_after = plan.output_bytes,
+        .peak_memory_bytes = plan.peak_memory_bytes,
+        .result = source};  // the same shapes
+    if (!has_job()) return result;
+    PARE_TRY(const auto planned, Model::open(source, Device::cpu()));
+    const int64_t context = arguments_.context > 0 ? arguments_.context : default_context(model.config);
+    result.peak_memory_bytes = pipeline_floor_bytes(*planned, context, false);
+    return result;
+  }
+
+  Result<Exit> run(const CommonOptions& common) override { return run_prune(arguments_, common); }
+
+ private:
+  PruneArguments arguments_;
+  PruneSettings settings_;
 };
 
 }  // namespace
 
 std::unique_ptr<StepCommand> make_step_command(const std::string& verb) {
+  if (verb == "prune") return std::make_unique<PruneStepCommand>();
   if (verb == "quantize") return std::make_unique<QuantizeStep>();
   return nullptr;
 }

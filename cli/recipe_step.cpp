@@ -267,7 +267,9 @@ bool is_step_option(const std::string& name) {
 
 Result<BoundStep> bind_step(const Recipe& recipe, const RecipeStep& step,
                             std::unique_ptr<StepCommand> command, const std::string& data) {
-  BoundStep bound{.place = step, .command = std::move(command), .overrides = {}, .resolved = {}};
+  BoundStep bound;
+  bound.place = step;
+  bound.command = std::move(command);
   CLI::App app;
   bound.command->add_options(app);
 
@@ -334,13 +336,12 @@ Result<BoundStep> bind_step(const Recipe& recipe, const RecipeStep& step,
     return recipe_error(Exit::malformed, "RC07", recipe.path, step.line, step.column, step.verb,
                         sanitize(error->what()));
   }
-  bound.command->arguments().data = data;
-  if (const Status checked = bound.command->check(); !checked)
-    return at_setting(recipe, bound, checked.error());
-  if (!bound.command->needs_data()) {
-    bound.command->arguments().data.clear();
-    if (const Status checked = bound.command->check(); !checked)
-      return at_setting(recipe, bound, checked.error());
+  // Data is for the steps that cannot do without.
+  if (Status checked = bound.command->check(); !checked) {
+    bound.uses_data = true;
+    bound.command->arguments().data = data;
+    if (!data.empty()) checked = bound.command->check();
+    if (!checked) return at_setting(recipe, bound, checked.error());
   }
   bound.resolved = resolved_step(step.verb, app, bound.overrides);
   bound.command->canonicalize(bound.resolved["options"]);

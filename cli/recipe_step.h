@@ -34,9 +34,8 @@ class StepCommand {
   virtual JobArguments& arguments() = 0;
   // The check of the flags: errors have the option as path. Exit 2.
   virtual Status check() = 0;
-  // After check():
-  virtual bool needs_data() const = 0;
-  virtual bool has_job() const = 0;  // keeps a job folder, so that it can be resumed
+  // After check(): keeps a job folder, so that it can be resumed.
+  virtual bool has_job() const = 0;
   // Words that mean the same made equal: "int4-g64" is "int4-g64-sym". options: by their long names.
   virtual void canonicalize(Json& options) const = 0;
   // Exceptions for some tensors, PATTERN=VALUE, the last that matches wins; nullptr when there are none.
@@ -59,6 +58,7 @@ struct RecipeOverride {
 struct BoundStep {
   RecipeStep place;  // for messages
   std::unique_ptr<StepCommand> command;
+  bool uses_data = false;  // the checks of the command ask for calibration data
   std::vector<RecipeOverride> overrides;
   // {"step": "quantize", "options": {...}} with the defaults filled in, in the order of the options. Without data and
   // paths.
