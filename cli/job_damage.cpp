@@ -80,9 +80,10 @@ Result<DamageReport> measure_damage(const JobArguments& arguments, const CommonO
     tokens.source = short_name(arguments.report_data);
     tokens.token_hash = token_hash(input.ids);
   }
+  PARE_TRY(const ModelDescription after, describe_model(*compressed));
   int64_t total = 0;
   for (const EvaluationWindow& window : tokens.windows) total += window.length;
-  Progress progress("report", 2 * total * int64_t(model.config.block_count()), "tokens");
+  Progress progress("report", total * (model.config.block_count() + after.config.block_count()), "tokens");
   return damage_report(original, compressed, tokens, tokenizer.get(), {}, [&](int64_t done) -> Status {
     progress.advance(done);
     return advance();

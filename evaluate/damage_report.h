@@ -87,9 +87,9 @@ Result<uint64_t> damage_report_bytes(const WeightSource& original, const WeightS
                                      const DamageTokens& tokens, const DamageOptions& options);
 
 // Walks both models over the tokens on the CPU. `tokenizer` may be null: then worst tokens have no text.
-// `advance` gets tokens done, 2 * blocks * input tokens in the end; an error from it ends the walk. The same
-// bytes for any number of threads. Exit 3 when vocabularies differ or an id has no row; 4 (RP06) when the
-// number of blocks or the hidden size differs; 7 (NU16) for values that are not finite.
+// `advance` gets tokens done, blocks of both * input tokens in the end; an error from it ends the walk. The
+// same bytes for any number of threads. Without blocks, sites and weights where depth or width differ. Exit 3
+// when vocabularies differ or an id has no row; 7 (NU16) for values that are not finite.
 Result<DamageReport> damage_report(std::shared_ptr<const WeightSource> original,
                                    std::shared_ptr<const WeightSource> compressed, const DamageTokens& tokens,
                                    const Tokenizer* tokenizer, const DamageOptions& options,

@@ -112,7 +112,7 @@ std::string error_section(const ReportInput& input, const Facts& facts) {
                              .y_label = "error"},
                             series.points, series.plain, input.blocks, top));
   }
-  if (input.run && input.run->damage) {
+  if (input.run && input.run->damage && !input.run->damage->blocks.empty()) {
     Points points;
     for (const BlockDamage& block : input.run->damage->blocks)
       points.emplace_back(block.block, block.relative_error);
