@@ -20,9 +20,8 @@ def cuts_of(settings):
     """Options by what the family has."""
     layers = settings.get("num_hidden_layers", settings.get("n_layer"))
     middle = str(layers // 2)
-    data = ["--samples", "16", "--context", "32"]
     cuts = {
-        "channels": ["--structure", "mlp", "--sparsity", "0.25", "--multiple", "4", "--repair", *data],
+        "channels": ["--structure", "mlp", "--sparsity", "0.25", "--multiple", "4", "--repair"],
         "channels by weight": ["--structure", "mlp", "--sparsity", "0.25", "--multiple", "4", "--importance", "weight"],
         "a layer": ["--drop-layers", middle],
     }
@@ -30,14 +29,14 @@ def cuts_of(settings):
         return cuts
     heads, groups = settings["num_attention_heads"], settings.get("num_key_value_heads") or settings["num_attention_heads"]
     if groups > 1:
-        cuts["groups"] = ["--structure", "heads", "--kv-heads", str(groups - 1), "--repair", *data]
+        cuts["groups"] = ["--structure", "heads", "--kv-heads", str(groups - 1), "--repair"]
     if heads > groups:
-        cuts["queries"] = ["--structure", "heads", "--heads", str(heads - groups), "--head-units", "queries", *data]
+        cuts["queries"] = ["--structure", "heads", "--heads", str(heads - groups), "--head-units", "queries"]
     hidden = settings["hidden_size"] * 3 // 4
-    cuts["hidden size"] = ["--structure", "hidden", "--hidden", str(hidden), "--repair", *data]
+    cuts["hidden size"] = ["--structure", "hidden", "--hidden", str(hidden), "--repair"]
     cuts["everything"] = ["--structure", "layers,hidden,heads,mlp", "--layers", str(layers - 1), "--hidden", str(hidden),
                           "--kv-heads", str(max(1, groups - 1)), "--intermediate",
-                          str(settings["intermediate_size"] * 3 // 4), "--keep-first", "0", "--keep-last", "0", "--repair", *data]
+                          str(settings["intermediate_size"] * 3 // 4), "--keep-first", "0", "--keep-last", "0", "--repair"]
     return cuts
 
 
@@ -49,7 +48,8 @@ def random_ids(settings, rows, length):
 def check(program, model, work, name, options):
     out, data = work / name.replace(" ", "-"), work / "data.safetensors"
     save_file({"input_ids": random_ids(config(model), 32, 32)}, data)  # fixtures have no tokenizer
-    pare(program, "prune", model, *options, "--data", data, "-o", out, "--no-report", "--no-speed", "--force", "--restart")
+    pare(program, "prune", model, *options, "--data", data, "--samples", "16", "--context", "32", "-o", out, "--no-report",
+         "--no-speed", "--force", "--restart")
     settings = config(out)
     length = 24
     ids = random_ids(settings, 2, length)
