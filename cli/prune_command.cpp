@@ -81,8 +81,11 @@ Result<Exit> run_prune(const PruneArguments& arguments, const CommonOptions& com
   PARE_CHECK(start_engine(common));
   PARE_TRY(const Device device, chosen_device(common));
   static_cast<void>(device);  // the CPU: there is no other yet
-  if (is_structured(arguments.structured))
-    return run_structured_prune(arguments, arguments.structured, common);
+  if (is_structured(arguments.structured)) {
+    StructuredArguments structured = arguments.structured;
+    structured.sparsity = arguments.sparsity;
+    return run_structured_prune(arguments, structured, common);
+  }
   if (!arguments.low_rank.empty()) return run_low_rank(arguments, common);
   PARE_TRY(const PruneSettings settings, prune_settings(arguments));
   PARE_TRY(std::vector<Gate> gates, report_gates(arguments));
@@ -129,7 +132,6 @@ void add_prune(CLI::App& app, Commands& commands) {
       "smaller/\n"
       "  pare prune model/ --low-rank energy=0.95 --data text.txt --context 512 -o model-thin.pare");
   commands.on(verb, [arguments, verb, &commands]() -> Result<Exit> {
-    if (verb->count("--sparsity") > 0) arguments->structured.sparsity = arguments->sparsity;
     PARE_CHECK(check_structured_alone(*verb, arguments->structured));
     return run_prune(*arguments, commands.common());
   });

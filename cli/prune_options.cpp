@@ -51,7 +51,8 @@ Result<PruneSettings> prune_settings(const PruneArguments& arguments) {
   PruneSettings settings;
   PARE_CHECK(check_job_arguments(arguments));
   PARE_TRY(settings.prune.method, parse_prune_method(arguments.method));
-  PARE_TRY(settings.selection.target, PruneTarget::parse(arguments.sparsity));
+  PARE_TRY(settings.selection.target,
+           PruneTarget::parse(arguments.sparsity.empty() ? "0.5" : arguments.sparsity));
   settings.selection.include = arguments.include;
   settings.selection.exclude = arguments.exclude;
   for (const std::string& text : arguments.overrides) {
@@ -254,8 +255,7 @@ void add_prune_options(CLI::App& verb, PruneArguments& arguments) {
       ->type_name("METHOD");
   verb.add_option("--sparsity", arguments.sparsity,
                   "share of weights to remove: 0.5; or N:M, keeping N of M neighbours: 2:4; or blocks: "
-                  "0.5:block-16x16")
-      ->capture_default_str()
+                  "0.5:block-16x16 (default: 0.5)")
       ->type_name("SPARSITY");
   verb.add_option("--form", arguments.form,
                   "of matrices in a .pare file: auto (sparse where that is smaller), dense")

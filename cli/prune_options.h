@@ -16,7 +16,7 @@ namespace pare::cli {
 
 struct PruneArguments : JobArguments {
   std::string method = "wanda";
-  std::string sparsity = "0.5";
+  std::string sparsity;                // empty: 0.5 for single weights, not asked for with whole units
   std::string allocation = "uniform";  // uniform, owl, global
   std::string scope;                   // row, layer; empty: of the method
   std::string normalise = "none";      // of a global cut by magnitude

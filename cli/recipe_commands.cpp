@@ -7,6 +7,7 @@
 #include "cli/calibration_data.h"
 #include "cli/planned_source.h"
 #include "cli/prune_command.h"
+#include "cli/prune_structured_plan.h"
 #include "cli/quantize_command.h"
 #include "cli/recipe_step.h"
 #include "engine/core/text.h"
@@ -94,12 +95,14 @@ class PruneStepCommand final : public StepCommand {
   JobArguments& arguments() override { return arguments_; }
 
   Status check() override {
+    if (is_structured(arguments_.structured) || !arguments_.low_rank.empty()) return check_units();
     PARE_TRY(settings_, prune_settings(arguments_));
     return {};
   }
-  bool has_job() const override { return is_calibrated(arguments_, settings_); }
+  bool has_job() const override { return is_whole() || is_calibrated(arguments_, settings_); }
 
   void canonicalize(Json& options) const override {
+    if (is_whole()) return;
     options["sparsity"] = settings_.selection.target.text();
     if (settings_.scheme) options["scheme"] = settings_.scheme->text();
   }
@@ -107,6 +110,8 @@ class PruneStepCommand final : public StepCommand {
 
   Result<StepPlan> plan(const std::shared_ptr<const WeightSource>& source) override {
     PARE_TRY(const ModelDescription model, describe_model(*source));
+    if (is_structured(arguments_.structured)) return plan_units(source, model);
+    if (!arguments_.low_rank.empty()) return plan_factors(source);
     PARE_TRY(const auto targets, select_targets(model, settings_.selection, arguments_.allow_ragged));
     for (size_t i = 0; i < model.tensors.size(); ++i) {
       const StoredTensor* stored = source->find(model.tensors[i].name);
@@ -130,6 +135,46 @@ class PruneStepCommand final : public StepCommand {
   Result<Exit> run(const CommonOptions& common) override { return run_prune(arguments_, common); }
 
  private:
+  // Units or factors instead of single weights.
+  bool is_whole() const { return is_structured(arguments_.structured) || !arguments_.low_rank.empty(); }
+  bool has_data() const { return !arguments_.data.empty() || !arguments_.statistics.empty(); }
+
+  // What does not need the model. A recipe with data gives it to every step that can use it.
+  Status check_units() const {
+    PARE_CHECK(check_job_arguments(arguments_));
+    if (has_data() || arguments_.structured.importance == "weight") return {};
+    return contradiction(arguments_.low_rank.empty() ? "--importance" : "--low-rank",
+                         "needs calibration data; give --data FILE", "no data");
+  }
+
+  Result<StepPlan> plan_units(const std::shared_ptr<const WeightSource>& source,
+                              const ModelDescription& model) const {
+    StructuredArguments structured = arguments_.structured;
+    structured.sparsity = arguments_.sparsity;
+    PARE_TRY(const StructuredPlan plan, plan_structured(structured, *source, model, has_data()));
+    const StructuredOutcome outcome = outcome_of(*source, model, plan.options.sizes);
+    PARE_TRY(const auto planned, Model::open(source, Device::cpu()));
+    const int64_t context = arguments_.context > 0 ? arguments_.context : default_context(model.config);
+    std::string names;
+    for (const Structure structure : plan.structures)
+      names.append(names.empty() ? "" : ", ").append(structure_name(structure));
+    return StepPlan{.what = "whole units of " + names + (plan.searches_time ? ", by measured time" : ""),
+                    .weight_bytes_before = outcome.bytes_before,
+                    .weight_bytes_after = outcome.bytes_after,
+                    .peak_memory_bytes = pipeline_floor_bytes(*planned, context, structured.match_original),
+                    .result = source};  // what follows is planned for the larger model
+  }
+
+  Result<StepPlan> plan_factors(const std::shared_ptr<const WeightSource>& source) const {
+    uint64_t bytes = 0;
+    for (const StoredTensor& tensor : source->tensors()) bytes += tensor.bytes;
+    return StepPlan{.what = "two factors per matrix by " + arguments_.low_rank + ", ranks by the work",
+                    .weight_bytes_before = bytes,
+                    .weight_bytes_after = bytes,
+                    .peak_memory_bytes = 0,
+                    .result = source};
+  }
+
   PruneArguments arguments_;
   PruneSettings settings_;
 };
