@@ -107,7 +107,7 @@ TEST(CommandLine, IX20MissingModelNamesThePath) {
 }
 
 TEST(CommandLine, PlannedCommandsRefuse) {
-  for (const char* verb : {"distill", "compress"}) {
+  for (const char* verb : {"distill"}) {
     expect_error(pare({verb, sample(), "--anything", "1"}), 4, {verb, "not in this version"});
   }
 }
