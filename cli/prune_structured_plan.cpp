@@ -81,7 +81,7 @@ Status set_scores(const StructuredArguments& arguments, bool has_data, Structure
     options.layer_score = score;
   } else {
     options.mlp_score = options.head_score = options.hidden_score = options.expert_score = score;
-    if (score == UnitScore::weight && !has_others) options.layer_score = score;
+    if (score == UnitScore::weight && (!has_others || !has_data)) options.layer_score = score;
   }
   return {};
 }

@@ -37,8 +37,7 @@ Result<double> LinearTimer::measure(int64_t out, int64_t in) {
                   workspace);
     if (repetition >= 0) seconds.push_back((clock() - begin) / double(copies));
   }
-  std::nth_element(seconds.begin(), seconds.begin() + int64_t(seconds.size() / 2), seconds.end());
-  return measured_[{out, in}] = seconds[seconds.size() / 2];
+  return measured_[{out, in}] = *std::min_element(seconds.begin(), seconds.end());
 }
 
 }  // namespace pare
