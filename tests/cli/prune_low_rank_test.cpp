@@ -99,7 +99,7 @@ TEST(PruneLowRank, FolderHoldsProducts) {
   EXPECT_NEAR(thin / product, 1.0, 0.01);  // the folder's products are rounded to the checkpoint's type
 }
 
-TEST(PruneLowRank, ResumedAndWithThreadsTheSameBytes) {
+TEST(PruneLowRank, ThreadsGiveTheSameBytes) {
   const std::string folder = temporary_folder();
   const Words words = plus({"--low-rank", "budget=0.75", "--no-report"}, data());
   EXPECT_EQ(pare(prune(folder + "/a.pare", plus(words, {"--threads", "1"}))).exit_code, 0);
