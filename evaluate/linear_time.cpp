@@ -1,18 +1,34 @@
 #include "evaluate/linear_time.h"
 
 #include <algorithm>
-#include <chrono>
+#include <ctime>
 #include <vector>
 
 #include "engine/core/assert.h"
+#include "engine/core/parallel.h"
 #include "engine/tensor/ops.h"
 
 namespace pare {
 namespace {
 
-double steady_seconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+// Of this thread, so that other work on the machine is not counted.
+double processor_seconds() {
+  timespec now = {};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return double(now.tv_sec) + 1e-9 * double(now.tv_nsec);
 }
+
+// All work on the calling thread while it lives.
+class OneThread {
+ public:
+  OneThread() : threads_(thread_count()) { set_thread_count(1); }
+  ~OneThread() { set_thread_count(threads_); }
+  OneThread(const OneThread&) = delete;
+  OneThread& operator=(const OneThread&) = delete;
+
+ private:
+  int threads_;
+};
 
 }  // namespace
 
@@ -28,7 +44,8 @@ Result<double> LinearTimer::measure(int64_t out, int64_t in) {
   PARE_TRY(Tensor y, Tensor::allocate(DType::f32, {1, out}, options_.device));
   PARE_TRY(Workspace workspace,
            Workspace::reserve(ops::matmul_workspace_bytes(options_.device, 1, out, in), options_.device));
-  const auto clock = options_.seconds ? options_.seconds : steady_seconds;
+  const std::function<double()> clock = options_.seconds ? options_.seconds : processor_seconds;
+  const OneThread one;
   std::vector<double> seconds;
   for (int repetition = -1; repetition < options_.repetitions; ++repetition) {  // the first warms up
     const double begin = clock();

@@ -1,5 +1,6 @@
 // evaluate/linear_time.h: how long one token takes in a linear of a given shape on this machine, for searches
-// over shapes. Weights are bf16 and come from memory, as in generation, not from a cache.
+// over shapes. Weights are bf16 and come from memory, as in generation, not from a cache. One thread, by its
+// processor time: shapes are compared with each other, and must not be by what else the machine does.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +17,7 @@ struct LinearTimeOptions {
   Device device = Device::cpu();
   int repetitions = 15;
   uint64_t bytes_at_least = uint64_t(96) << 20;  // read between two uses of the same weight
-  std::function<double()> seconds{};             // the clock; empty: the machine's steady one
+  std::function<double()> seconds{};             // the clock; empty: processor time of the thread
 };
 
 // Measures each shape once and remembers it.
