@@ -50,6 +50,16 @@ Result<Tensor> matrix_of(const WeightSource& source, const TensorSpec& spec) {
   return transposed(weight);
 }
 
+// Every try is a walk through the rest of the model, so that there are few: below, at, and twice above.
+std::vector<double> levels_around(double share) {
+  std::vector<double> levels;
+  for (const double step : {-0.2, 0.0, 0.15, 0.3}) {
+    const double level = std::clamp(share + step, 0.0, kMostSparse);
+    if (level > (levels.empty() ? 0.0 : levels.back())) levels.push_back(level);
+  }
+  return levels;
+}
+
 bool is_part(const TensorSpec& spec, const std::optional<PruneTarget>& target) {
   return target && spec.is_linear && spec.block >= 0;
 }
@@ -113,6 +123,8 @@ Result<SparsityList> measured_targets(std::shared_ptr<const WeightSource> source
     Site site;
     std::vector<size_t> tensors;
   };
+  const std::vector<double> levels =
+      options.levels.empty() ? levels_around(sparsity.share()) : options.levels;
   std::vector<Unit> units;
   std::vector<CostCurve> curves;
   for (int block = 0; block < int(model.config.block_count()); ++block) {
@@ -129,7 +141,7 @@ Result<SparsityList> measured_targets(std::shared_ptr<const WeightSource> source
         curve.weights += spec.shape.numel();
       }
       if (linears.empty()) continue;
-      for (const double level : options.levels) {
+      for (const double level : levels) {
         const PruneTarget target{.pattern = targets[unit.tensors.front()]->pattern,
                                  .sparsity = Sparsity::of(level)};
         const auto prune = [&](const TensorSpec& spec, const Tensor& weight) -> Result<WeightData> {

@@ -28,8 +28,9 @@ Result<SparsityList> owl_targets(std::shared_ptr<const WeightSource> source, con
                                  Sparsity sparsity, const OwlOptions& options, PipelineOptions pipeline);
 
 struct MeasuredOptions {
-  std::vector<double> levels = {0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9};  // around the wanted sparsity
-  int64_t probe_windows = 4;
+  // Sparsities that each part is tried at, rising, besides none; empty: four around the wanted one.
+  std::vector<double> levels{};
+  int64_t probe_windows = 2;
   int64_t probe_rows = 384;  // positions whose divergence is measured
   uint64_t memory_limit = 0;
 };
