@@ -52,7 +52,8 @@ def make_record(prefix, row, method, scheme):
     return {"schema": 1, **result_record.revision(),
             "date": f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%dT%H:%M:%SZ}",
             "machine": result_record.machine(), "row": row, "method": method, "scheme": scheme, **cost,
-            "bits_per_weight": quantized["bits_per_weight"], "fallbacks": quantized["fallbacks"],
+            "bits_per_weight": quantized.get("bits_per_weight"), "sparsity": quantized.get("sparsity_reached"),
+            "fallbacks": quantized["fallbacks"],
             "file_bytes": bytes_on_disk(prefix + ".pare"), **{name: evaluation[name] for name in taken}}
 
 
@@ -71,7 +72,7 @@ def latest(path):
 
 
 def removed(record, base):
-    """Share of the plain rounding's log-perplexity excess that is gone."""
+    """Share of the log-perplexity excess of plain rounding or plain magnitude that is gone."""
     if base is None or base is record:
         return "-"
     excess = math.log(base["perplexity_ratio"])
@@ -91,7 +92,8 @@ def table(names, records):
     order = [name for name in names if name in records] + sorted(set(records) - set(names))
     lines = ["| " + " | ".join(HEADER) + " |", "|---|---" + "|---:" * (len(HEADER) - 2) + "|"]
     for name in order:
-        base = records.get(name.split("/")[0] + "/rtn")
+        group = name.split("/")[0]
+        base = records.get(group + "/rtn") or records.get(group + "/magnitude")
         lines.append("| " + " | ".join(cells(records[name], base)) + " |")
     references = {(r["reference_perplexity"], r["token_hash"]) for r in records.values()}
     for perplexity, token_hash in sorted(references):
