@@ -103,7 +103,7 @@ Result<std::string> run_step(CompressJob& job, size_t index, const std::string& 
   arguments.model = input;
   arguments.output.path = output;
   arguments.output.force = true;  // of the job's own folder
-  arguments.no_report = true;
+  arguments.no_report = arguments.no_speed = true;
   arguments.dry_run = arguments.restart = arguments.keep_work = false;
   arguments.work_dir.clear();
   // A job folder without a job holds nothing to continue.

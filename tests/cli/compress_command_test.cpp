@@ -7,6 +7,7 @@
 
 #include "engine/core/json.h"
 #include "tests/support/command.h"
+#include "tests/support/memory_source.h"
 #include "tests/support/shared_data.h"
 
 namespace pare::test {
@@ -40,6 +41,10 @@ constexpr const char* kGptq =
     "schema: 1\nseed: 5\nsamples: 6\ncontext: 64\nsteps:\n  - quantize:\n      method: gptq\n"
     "      scheme: int4-g64\n      overrides:\n        - {pattern: \"*.down_proj\", value: int8-ch}\n";
 constexpr const char* kPlain = "schema: 1\nsteps:\n  - quantize: {scheme: int8-ch}\n";
+
+constexpr const char* kJoint =
+    "schema: 1\nseed: 5\nsamples: 6\ncontext: 64\nsteps:\n  - prune: {method: wanda, sparsity: 0.5}\n"
+    "  - quantize: {method: gptq, scheme: int4-g64}\n";
 
 class Compress : public ::testing::Test {
  protected:
@@ -126,6 +131,52 @@ TEST_F(Compress, ReplaysToTheSameBytes) {
   EXPECT_EQ(other.exit_code, 3);
   EXPECT_THAT(other.error, HasSubstr("again.yaml: 3:1: data-hash"));
   EXPECT_FALSE(fs::exists(folder_ + "/x.pare"));
+}
+
+TEST_F(Compress, PrunedWeightsStayZeroInTheStepAfter) {
+  ASSERT_EQ(pare(with_data(recipe(kJoint), out_, {"--keep-work"})).exit_code, 0);
+  const std::string pruned = out_ + ".pare-job/parts/1.pare";
+  for (const std::string& path : {pruned, out_})
+    ASSERT_EQ(pare({"export", path, "--dtype", "f32", "-o", path + ".folder"}).exit_code, 0);
+  const auto before = read_tensors(pruned + ".folder/model.safetensors");
+  const auto after = read_tensors(out_ + ".folder/model.safetensors");
+  int64_t zeros = 0, weights = 0;
+  for (const auto& [name, tensor] : before) {
+    if (!name.ends_with("_proj.weight")) continue;
+    const Tensor& other = after.at(name);
+    for (int64_t i = 0; i < tensor.numel(); ++i) {
+      ++weights;
+      if (tensor.data<float>()[i] != 0.0f) continue;
+      ++zeros;
+      ASSERT_EQ(other.data<float>()[i], 0.0f) << name << " " << i;
+    }
+  }
+  EXPECT_GE(zeros * 2, weights);
+  EXPECT_GT(weights, 2'000'000);
+}
+
+TEST_F(Compress, TwoStepsOneManifest) {
+  const Json done = json_of(pare(with_data(recipe(kJoint), out_, {"--json"})));
+  EXPECT_EQ(pare({"verify", out_}).exit_code, 0);
+  ASSERT_EQ(done.find("steps")->size(), 2u);
+  EXPECT_EQ((*done.find("steps"))[0].find("step")->as_string(), "prune");
+  EXPECT_EQ((*done.find("steps"))[1].find("step")->as_string(), "quantize");
+  const Json& manifest = *done.find("manifest");
+  ASSERT_EQ(manifest.find("history")->size(), 2u);
+  EXPECT_EQ((*manifest.find("history"))[0].find("command")->as_string(), "prune");
+  EXPECT_GT((*manifest.find("history"))[0].find("tensors")->size(), 28u) << "what was pruned, per tensor";
+  EXPECT_EQ((*manifest.find("history"))[1].find("command")->as_string(), "quantize");
+  EXPECT_EQ((*manifest.find("recipe"))[0].find("options")->find("method")->as_string(), "wanda");
+  // The second step saw what the first one made.
+  EXPECT_THAT((*manifest.find("history"))[1].find("inputs")->dump(), HasSubstr("\"1.pare\""));
+  EXPECT_THAT(manifest.find("inputs")->dump(), HasSubstr("model.safetensors"));
+
+  const CommandResult printed = pare({"inspect", out_, "--recipe"});
+  const std::string replayed = folder_ + "/replayed.pare";
+  const CommandResult again =
+      pare(with_data(recipe(printed.out, "again.yaml"), replayed, {"--threads", "1"}));
+  ASSERT_EQ(again.exit_code, 0) << again.error;
+  EXPECT_TRUE(bytes_of(out_) == bytes_of(replayed)) << printed.out;
 }
 
 TEST_F(Compress, DataBesideTheRecipe) {

@@ -15,6 +15,7 @@ using testing::HasSubstr;
 
 constexpr const char* kRecipe =
     "schema: 1\nseed: 3\nsamples: 6\ncontext: 64\nsteps:\n"
+    "  - prune: {method: wanda, sparsity: 0.5}\n"
     "  - quantize: {method: gptq, scheme: int4-g64}\n";
 
 struct CompressWords {
@@ -73,14 +74,17 @@ TEST(CompressKill, AtRandomMoments) {
   uint64_t draw = 0;
   for (int kills = 0; kills < wanted;) {
     const CompressWords words;
-    const std::string step = words.job() + "/parts/1.pare";
+    const std::string first = words.job() + "/parts/1.pare", last = words.job() + "/parts/2.pare";
     for (uint64_t times = 1 + random.below(3, draw++); times > 0; --times) {
       const std::vector<std::string> files = {words.job() + "/job.json",
-                                              step + ".pare-job/gen-1.json",
-                                              step + ".pare-job/gen-3.json",
-                                              step,
+                                              first + ".pare-job/gen-1.json",
+                                              first + ".pare-job/gen-3.json",
+                                              first,
                                               words.job() + "/gen-1.json",
+                                              last + ".pare-job/gen-2.json",
+                                              last,
                                               words.job() + "/gen-2.json",
+                                              words.job() + "/gen-3.json",
                                               words.output};
       const pid_t child = start_pare(words.next());
       wait_for_file(files[random.below(files.size(), draw++)], child);
@@ -122,8 +126,8 @@ TEST(CompressKill, StoppedInAStepAndContinued) {
   expect_done(words);
 }
 
-// A job with a finished step, stopped before its output.
-CompressWords between_step_and_output() {
+// A job with one finished step of two.
+CompressWords between_steps() {
   CompressWords words;
   for (int tries = 0; tries < 20; ++tries) {
     const pid_t child = start_pare(words.list());
@@ -140,7 +144,7 @@ CompressWords between_step_and_output() {
 }
 
 TEST(CompressKill, OtherInputsAreRefusedByName) {
-  const CompressWords words = between_step_and_output();
+  const CompressWords words = between_steps();
   const auto refused = [&](const std::string& recipe, const std::string& field) {
     SCOPED_TRACE(field);
     write_bytes(words.recipe, recipe);
@@ -149,25 +153,32 @@ TEST(CompressKill, OtherInputsAreRefusedByName) {
     EXPECT_THAT(result.error, HasSubstr("identity: " + field));
     EXPECT_FALSE(fs::exists(words.output));
   };
-  const std::string head = "schema: 1\nseed: 3\nsamples: 6\ncontext: 64\nsteps:\n";
-  refused(head + "  - quantize: {method: gptq, scheme: int4-g32}\n", "recipe[0].options.scheme");
+  const std::string top = "samples: 6\ncontext: 64\nsteps:\n",
+                    head = "schema: 1\nseed: 3\n" + top + "  - prune: {method: wanda, sparsity: 0.5}\n";
+  refused(head + "  - quantize: {method: gptq, scheme: int4-g32}\n", "recipe[1].options.scheme");
   refused(head + "  - quantize: {method: gptq, scheme: int4-g64, damping: 0.02}\n",
-          "recipe[0].options.damping");
-  refused(
-      "schema: 1\nseed: 4\nsamples: 6\ncontext: 64\nsteps:\n  - quantize: {method: gptq, scheme: int4-g64}\n",
-      "seed");
-  refused(head + "  - quantize: {method: gptq, scheme: int4-g64, samples: 7}\n", "recipe[0].options.samples");
+          "recipe[1].options.damping");
+  refused("schema: 1\nseed: 4\n" + top +
+              "  - prune: {method: wanda, sparsity: 0.5}\n"
+              "  - quantize: {method: gptq, scheme: int4-g64}\n",
+          "seed");
+  refused("schema: 1\nseed: 3\n" + top +
+              "  - prune: {method: wanda, sparsity: 0.6}\n"
+              "  - quantize: {method: gptq, scheme: int4-g64}\n",
+          "recipe[0].options.sparsity");
+  refused(head + "  - quantize: {method: gptq, scheme: int4-g64, samples: 7}\n", "recipe[1].options.samples");
   // The same recipe in other words is the same recipe.
-  write_bytes(words.recipe,
-              "{\"schema\": 1, \"seed\": 3, \"steps\": [{\"quantize\": {\"samples\": 6, \"context\": 64,"
-              " \"method\": \"gptq\", \"scheme\": \"int4-g64-sym\", \"damping\": 1e-2}}]}");
+  write_bytes(
+      words.recipe,
+      R"({"schema": 1, "seed": 3, "samples": 6, "context": 64, "steps": [{"prune": {"sparsity": "5e-1"}},)"
+      R"( {"quantize": {"method": "gptq", "scheme": "int4-g64-sym", "damping": 1e-2}}]})");
   const CommandResult result = pare(words.resumed());
   ASSERT_EQ(result.exit_code, 0) << result.error;
   EXPECT_TRUE(read_bytes(words.output) == expected_bytes());
 }
 
 TEST(CompressKill, DamagedWorkIsNoticed) {
-  const CompressWords words = between_step_and_output();
+  const CompressWords words = between_steps();
   const std::string part = words.job() + "/parts/1.pare";
   std::string bytes = read_bytes(part);
   bytes[bytes.size() / 2] = char(bytes[bytes.size() / 2] ^ 1);
