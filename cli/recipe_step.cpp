@@ -407,20 +407,21 @@ Status match_overrides(const Recipe& recipe, BoundStep& step, const ModelDescrip
   if (words == nullptr) return {};
   std::vector<bool> matched(step.overrides.size(), false);
   for (const TensorSpec& spec : model.tensors) {
-    const RecipeOverride* best = nullptr;
+    std::vector<const RecipeOverride*> claims;
     for (size_t i = 0; i < step.overrides.size(); ++i) {
-      const RecipeOverride& rule = step.overrides[i];
-      if (!matches_pattern(rule.pattern, spec.name)) continue;
+      if (!matches_pattern(step.overrides[i].pattern, spec.name)) continue;
       matched[i] = true;
-      if (best != nullptr && best->value != rule.value &&
-          specificity(best->pattern) == specificity(rule.pattern)) {
-        return recipe_error(Exit::malformed, "RC10", recipe.path, rule.line, rule.column, "overrides",
-                            fmt::format("{}: claimed twice, and equally specifically, with different values",
-                                        quote(spec.name)),
-                            rule.pattern + "=" + rule.value,
-                            fmt::format("{}={} of line {}", best->pattern, best->value, best->line), "other");
-      }
-      best = &rule;
+      claims.push_back(&step.overrides[i]);
+    }
+    if (claims.empty()) continue;
+    const RecipeOverride& last = *claims.back();  // wins
+    for (const RecipeOverride* other : claims) {
+      if (other->value == last.value || specificity(other->pattern) != specificity(last.pattern)) continue;
+      return recipe_error(
+          Exit::malformed, "RC10", recipe.path, last.line, last.column, "overrides",
+          fmt::format("{}: claimed twice, and equally specifically, with different values", quote(spec.name)),
+          last.pattern + "=" + last.value,
+          fmt::format("{}={} of line {}", other->pattern, other->value, other->line), "other");
     }
   }
   words->clear();
