@@ -189,7 +189,7 @@ TEST_F(Compress, DataBesideTheRecipe) {
   const CommandResult both = pare(with_data(path, folder_ + "/x.pare"));
   EXPECT_EQ(both.exit_code, 2);
   EXPECT_THAT(both.error, HasSubstr("--data"));
-  EXPECT_THAT(both.error, HasSubstr("r.yaml: 12:1: data"));
+  EXPECT_THAT(both.error, HasSubstr("r.yaml: 11:1: data"));
 }
 
 TEST_F(Compress, WithoutData) {
@@ -247,7 +247,7 @@ TEST_F(Compress, RefusedBeforeAnyWork) {
   refused("schema: 1\nsteps:\n  - quantize: {scheme: int8-ch}\n  - quantize: {scheme: int4-g64}\n", 4,
           "step 2 (quantize)");
   refused("schema: 1\nsteps:\n  - quantize: {overrides: [{pattern: nowhere.*, value: keep}]}\n", 3,
-          "r.yaml: 3:29: overrides");
+          "r.yaml: 3:28: overrides");
   refused("schema: 1\nsteps:\n  - quantize: {exclude: [nowhere.*]}\n", 3, "3:26: exclude");
   refused(kGptq, 3, "method: needs calibration data");
   refused(kPlain, 6, "memory", {"--max-memory", "1MB"});

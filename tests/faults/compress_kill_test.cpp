@@ -131,9 +131,11 @@ CompressWords between_steps() {
   CompressWords words;
   for (int tries = 0; tries < 20; ++tries) {
     const pid_t child = start_pare(words.list());
-    wait_for_file(words.job() + "/gen-1.json", child);
+    // The job of the second step begins when the first one is committed.
+    wait_for_file(words.job() + "/parts/2.pare.pare-job/job.json", child);
     ::kill(child, SIGKILL);
-    if (ended(child) != 0 && fs::exists(words.job() + "/job.json") && !fs::exists(words.output)) break;
+    const bool is_stopped = ended(child) != 0 && fs::exists(words.job() + "/job.json");
+    if (is_stopped && !fs::exists(words.output)) break;
     fs::remove_all(words.job());
     fs::remove(words.output);
     fs::remove(words.output + ".report.json");
