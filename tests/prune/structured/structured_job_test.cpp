@@ -122,7 +122,9 @@ TEST_P(Structured, DroppedLayersAreIdentities) {
   EXPECT_EQ(test::relative_error(test::logits_of(run.model), test::logits_of(source_)), 0.0);
   const ModelConfig cut = checked(describe_model(*run.model)).config;
   EXPECT_EQ(cut.block_count(), layers - 1);
-  EXPECT_EQ(cut.blocks[1], job.model.config.blocks.size() > 2 ? job.model.config.blocks[2] : cut.blocks[1]);
+  if (layers > 2) {
+    EXPECT_EQ(cut.blocks[1], job.model.config.blocks[2]);
+  }
 }
 
 TEST_P(Structured, UnitsWithoutOutputChangeNothing) {
