@@ -70,7 +70,8 @@ class Rows(unittest.TestCase):
             self.assertEqual(len(row), 5, row)
             self.assertTrue(all(row), row)
             self.assertIn(row[3], ("yes", "no"), row)
-            self.assertRegex(row[4], r"--(scheme|target-bpw) ", row)
+            asks = r"^prune .*--sparsity " if row[4].startswith("prune ") else r"--(scheme|target-bpw) "
+            self.assertRegex(row[4], asks, row)
         names = [row[0] for row in cells]
         self.assertEqual(len(set(names)), len(names))
         self.assertEqual(accuracy.row_names(ROWS), names)
