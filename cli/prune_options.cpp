@@ -255,7 +255,8 @@ void add_prune_options(CLI::App& verb, PruneArguments& arguments) {
       ->type_name("METHOD");
   verb.add_option("--sparsity", arguments.sparsity,
                   "share of weights to remove: 0.5; or N:M, keeping N of M neighbours: 2:4; or blocks: "
-                  "0.5:block-16x16 (default: 0.5)")
+                  "0.5:block-16x16")
+      ->default_str("0.5")
       ->type_name("SPARSITY");
   verb.add_option("--form", arguments.form,
                   "of matrices in a .pare file: auto (sparse where that is smaller), dense")

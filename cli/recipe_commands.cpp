@@ -102,7 +102,10 @@ class PruneStepCommand final : public StepCommand {
   bool has_job() const override { return is_whole() || is_calibrated(arguments_, settings_); }
 
   void canonicalize(Json& options) const override {
-    if (is_whole()) return;
+    if (is_whole()) {
+      if (arguments_.sparsity.empty()) options.erase("sparsity");  // its default is that of single weights
+      return;
+    }
     options["sparsity"] = settings_.selection.target.text();
     if (settings_.scheme) options["scheme"] = settings_.scheme->text();
   }
