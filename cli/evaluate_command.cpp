@@ -51,7 +51,8 @@ Error option_error(const std::string& option, const std::string& what, const std
 // copies, hidden states and logits of one pass.
 uint64_t least_memory(const WeightSource& source, const ModelConfig& config) {
   uint64_t largest = 0;
-  for (const StoredTensor& tensor : source.tensors()) largest = std::max(largest, std::max(tensor.bytes, Weight::planned_bytes(tensor)));
+  for (const StoredTensor& tensor : source.tensors())
+    largest = std::max(largest, std::max(tensor.bytes, Weight::planned_bytes(tensor)));
   const EvaluateOptions defaults;
   return 3 * largest + uint64_t(4 * defaults.batch_tokens * config.hidden_size) +
          uint64_t(4 * defaults.logit_rows * config.vocabulary_size);

@@ -2,11 +2,11 @@
 #include <map>
 
 #include "cli/commands.h"
+#include "cli/model_argument.h"
+#include "cli/recipe.h"
 #include "cli/sparse_kernels.h"
 #include "cli/tuning.h"
-#include "cli/model_argument.h"
 #include "engine/backends/cpu/isa.h"
-#include "cli/recipe.h"
 #include "engine/core/manifest.h"
 #include "engine/core/text.h"
 #include "quantize/selection.h"
