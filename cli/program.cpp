@@ -51,6 +51,27 @@ void apply_log_options(const CommonOptions& common) {
   set_log_options(options);
 }
 
+// NaN is within every range that CLI11 checks by comparing.
+Status refuse_nan(const CLI::App& app) {
+  for (const CLI::App* verb : app.get_subcommands()) {
+    for (const CLI::Option* option : verb->get_options()) {
+      if (option->get_type_name().find(":FLOAT in [") == std::string::npos) continue;
+      for (const std::string& text : option->results()) {
+        const std::optional<double> value = parse_double(text);  // finite only
+        if (value) continue;
+        return Error{.exit = Exit::usage,
+                     .rule = "CL06",
+                     .path = option->get_name(),
+                     .where = {},
+                     .what = "not a number",
+                     .got = quote(text),
+                     .limit = {}};
+      }
+    }
+  }
+  return {};
+}
+
 int parse_and_run(CLI::App& app, Commands& commands, int argc, char** argv) {
   try {
     app.parse(argc, argv);
@@ -65,6 +86,7 @@ int parse_and_run(CLI::App& app, Commands& commands, int argc, char** argv) {
   }
   const bool as_json = commands.common().log_format == "json";
   apply_log_options(commands.common());
+  if (const Status numbers = refuse_nan(app); !numbers) return report(numbers.error(), as_json);
   const Result<Exit> result = commands.run_chosen();
   const Status flushed = flush_stdout();
   if (!result) return report(result.error(), as_json);

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "engine/core/text.h"
+#include "engine/models/name_patterns.h"
 
 namespace pare {
 namespace {
@@ -30,28 +31,11 @@ bool can_prune(const TensorSpec& spec) {
   return spec.is_linear || spec.role == Role::lm_head;
 }
 
-bool any_matches(const std::vector<std::string>& patterns, const std::string& name) {
-  for (const std::string& pattern : patterns)
-    if (matches_pattern(pattern, name)) return true;
-  return false;
-}
+constexpr std::string_view kNever =
+    "pattern names only tensors that are never pruned (embeddings, norms, biases)";
 
 Status check_pattern(const ModelDescription& model, const std::string& pattern, const char* option) {
-  bool matched = false;
-  for (const TensorSpec& spec : model.tensors) {
-    if (!matches_pattern(pattern, spec.name)) continue;
-    if (can_prune(spec)) return {};
-    matched = true;
-  }
-  return Error{.exit = Exit::usage,
-               .rule = "RC09",
-               .path = option,
-               .where = {},
-               .what = matched
-                           ? "pattern names only tensors that are never pruned (embeddings, norms, biases)"
-                           : "pattern matches no tensor",
-               .got = quote(pattern),
-               .limit = {}};
+  return check_name_pattern(model, pattern, option, can_prune, kNever);
 }
 
 std::optional<PruneTarget> target_of(const TensorSpec& spec, const PruneSelection& selection) {

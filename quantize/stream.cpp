@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "calibrate/block_job.h"
 #include "calibrate/input_check.h"
 #include "engine/core/memory.h"
 #include "engine/core/text.h"
@@ -13,17 +14,6 @@ namespace {
 
 std::vector<int64_t> sizes_of(const Shape& shape) {
   return {shape.sizes().begin(), shape.sizes().end()};
-}
-
-// Manifest entry of a tensor that was copied as it is.
-TensorRecord copied(const StoredTensor& stored) {
-  TensorRecord record;
-  record.name = stored.name;
-  record.kind = stored.form_name();
-  record.scheme = stored.scheme ? stored.scheme->text() : std::string(dtype_name(stored.dtype));
-  record.shape = sizes_of(stored.shape);
-  record.method_asked = record.method_applied = "copy";
-  return record;
 }
 
 TensorRecord quantized(const TensorSpec& spec, const QuantizeOutput& output, const QuantizeMethod& method,
@@ -95,7 +85,7 @@ Status quantize_stream(const WeightSource& source, const ModelDescription& model
     if (!schemes[i]) {
       if (data.is_dense()) PARE_CHECK(require_finite(data.dense(), spec.name, source.path()));
       PARE_CHECK(sink.put(spec.name, data));
-      manifest.tensors.push_back(copied(*stored));
+      manifest.tensors.push_back(copied_record(*stored));
     } else {
       PARE_TRY(Tensor weight, data.to_dense_tensor());
       // Checked before the transposition, so that the position named is the one in the file.

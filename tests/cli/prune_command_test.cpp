@@ -164,6 +164,7 @@ TEST(PruneCommand, RefusesByName) {
            {{"--method", "magnitude", "--scheme", "int4-g64"}, 2, "--scheme"},
            {{"--method", "magnitude", "--normalise", "rms"}, 2, "--normalise"},
            {{"--method", "magnitude", "--resume"}, 2, "--resume"},
+           {plus(data(), {"--method", "sparsegpt", "--damping", "nan"}), 2, "--damping"},
            {{"--method", "magnitude", "--set", "nothing.*=0.5"}, 2, "matches no tensor"},
            {{"--method", "magnitude", "--set", "*norm*=0.5"}, 2, "never pruned"},
            {plus(data(), {"--method", "sparsegpt", "--sparsity", "2:4", "--order", "act"}), 2, "--order"},
