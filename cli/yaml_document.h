@@ -22,7 +22,7 @@ struct YamlNode {
   bool is_plain = false;              // a scalar without quotes
   int line = 0, column = 0;           // from 1
   std::vector<YamlNode> items{};      // of lists
-  std::vector<YamlMember> members{};  // of maps, in their order
+  std::vector<YamlMember> members;    // of maps, in their order (no {}: the type is incomplete here, and clang refuses)
 
   bool is_scalar() const { return kind == Kind::scalar; }
   bool is_list() const { return kind == Kind::list; }
