@@ -82,6 +82,9 @@ struct AttentionArgs {
   const uint8_t* k_zeros = nullptr;  // null for int8
   const uint8_t* v_zeros = nullptr;
   int64_t grid_head_stride = 0;
+  // For training: the log-sum-exp of each row of scores, [sequences * query_tokens, heads], -inf for a row that
+  // sees no key. Null: not wanted.
+  float* log_sum_exp = nullptr;
 };
 
 // out[m, n] (+)= sum_k x[m, k] * weight[n, k] + bias[n]
@@ -206,6 +209,8 @@ struct KernelChoice {
   std::string reason;  // "sparse kernel 1.31x of dense"
 };
 
+class TrainingBackend;  // training_backend.h
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -246,6 +251,9 @@ class Backend {
 
   virtual size_t packed_matmul_workspace_bytes(const PackedMatrix& weight, int64_t m) const = 0;
   virtual void packed_matmul(const PackedMatmulArgs&) = 0;
+
+  // The operations of training; null where this device does not train.
+  virtual TrainingBackend* training() { return nullptr; }
 };
 
 // The installed backends. Installing is done by cli (and by tests); the last one for a device wins.

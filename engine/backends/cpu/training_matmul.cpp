@@ -1,0 +1,1 @@
+#include "engine/backends/cpu/training_class.h"

@@ -1,0 +1,1 @@
+#include "engine/backends/reference/training_class.h"

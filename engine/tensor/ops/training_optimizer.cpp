@@ -1,0 +1,1 @@
+#include "engine/tensor/training_ops.h"
