@@ -10,6 +10,7 @@
 #include "engine/backends/cpu/matmul/matmul.h"
 #include "engine/backends/cpu/sparse/choice.h"
 #include "engine/backends/cpu/sparse/sparse.h"
+#include "engine/backends/cpu/training_class.h"
 #include "engine/core/assert.h"
 #include "engine/core/parallel.h"
 #include "engine/tensor/quantized_tensor.h"
@@ -45,7 +46,7 @@ void for_rows(int64_t rows, int64_t elements_per_row, const Body& body) {
 
 class CpuBackend final : public Backend {
  public:
-  explicit CpuBackend(Isa isa) : isa_(isa), kernels_(cpu::kernels(isa)) {}
+  explicit CpuBackend(Isa isa) : isa_(isa), kernels_(cpu::kernels(isa)), training_(isa) {}
 
   Device device() const override { return Device::cpu(); }
   std::string description() const override {
@@ -118,10 +119,12 @@ class CpuBackend final : public Backend {
     if (a.weight->pattern) return cpu::sparse_matmul(isa_, cpu::kernels_of(isa_, *a.weight), a);
     cpu::packed_matmul(isa_, a);
   }
+  TrainingBackend* training() override { return &training_; }
 
  private:
   Isa isa_;
   const cpu::Kernels& kernels_;
+  cpu::CpuTraining training_;
 };
 
 Result<PackedMatrix> CpuBackend::prepack_sparse(std::shared_ptr<const SparseTensor> weight) {

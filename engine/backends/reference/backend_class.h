@@ -2,6 +2,7 @@
 // of ops.
 #pragma once
 
+#include "engine/backends/reference/training_class.h"
 #include "engine/core/assert.h"
 #include "engine/tensor/backend.h"
 #include "engine/tensor/float_formats.h"
@@ -39,6 +40,11 @@ class ReferenceBackend final : public Backend {
   Result<SparseTensor> unpack_sparse(const PackedMatrix& packed) override;
   size_t packed_matmul_workspace_bytes(const PackedMatrix& weight, int64_t m) const override;
   void packed_matmul(const PackedMatmulArgs& a) override;
+
+  TrainingBackend* training() override { return &training_; }
+
+ private:
+  ReferenceTraining training_;
 };
 
 // Element `index` of an array of f32, bf16 or f16.
