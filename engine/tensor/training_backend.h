@@ -47,7 +47,7 @@ struct RmsNormBackwardArgs {
   float eps;
   bool gain_plus_one;
   bool accumulate;   // dx
-  float* scratch;    // [2 * tokens]
+  float* scratch;    // [4 * tokens]
 };
 
 // Of LayerNormArgs. With n = (x - mean) r and u = dout * gain:
@@ -62,7 +62,7 @@ struct LayerNormBackwardArgs {
   int64_t tokens, channels, x_stride, dout_stride, dx_stride;
   float eps;
   bool accumulate;
-  float* scratch;  // [2 * tokens]
+  float* scratch;  // [4 * tokens]
 };
 
 // Of AttentionArgs with query_tokens = key_tokens = tokens, query_offset 0, and rows of k, v as of q. p is recomputed
