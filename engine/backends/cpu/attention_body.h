@@ -31,7 +31,8 @@ PARE_INLINE int64_t larger(int64_t a, int64_t b) {
 struct AttentionRows {
   const float* q;  // row of the first position, first head of the item
   float* out;
-  const float* k;  // of the sequence and key/value head; null for codes
+  float* log_sum_exp;  // [positions, all heads] from the first row on; null: not wanted
+  const float* k;      // of the sequence and key/value head; null for codes
   const float* v;
   int64_t codes_offset, grids_offset;  // of the same, for codes
   int64_t heads, positions, count;     // count = heads * positions; row = position * heads + head
@@ -61,6 +62,7 @@ PARE_INLINE AttentionRows attention_rows(const AttentionArgs& a, const Attention
   AttentionRows rows{};
   rows.q = a.q + row * a.q_stride + head * a.head_dim;
   rows.out = a.out + row * a.out_stride + head * a.head_dim;
+  if (a.log_sum_exp != nullptr) rows.log_sum_exp = a.log_sum_exp + row * a.heads + head;
   if (a.kv.is_none()) {
     rows.k = static_cast<const float*>(a.k) + kv_offset;
     rows.v = static_cast<const float*>(a.v) + kv_offset;
@@ -355,6 +357,14 @@ static void decode_block(const AttentionArgs& a, const AttentionRows& rows, bool
   }
 }
 
+// From the largest score, in base 2, and the sum of 2^(score - largest); -infinity where no key is visible.
+PARE_INLINE void store_log_sum_exp(const AttentionArgs& a, const AttentionRows& rows, int64_t row,
+                                   float maximum, float sum) {
+  if (rows.log_sum_exp == nullptr) return;
+  const double value = double(maximum) * 0.69314718055994531 + ::log(double(sum));
+  rows.log_sum_exp[row / rows.heads * a.heads + row % rows.heads] = float(value);
+}
+
 static void attend_tiled(const AttentionArgs& a, const AttentionPlan& plan, const AttentionRows& rows) {
   const AttentionScratch s = divide_scratch(attention_scratch(), a, plan, rows.count);
   prepare_rows(a, plan, rows, s);
@@ -393,7 +403,9 @@ static void attend_tiled(const AttentionArgs& a, const AttentionPlan& plan, cons
   }
 
   for (int64_t r = 0; r < rows.count; ++r) {
-    const Vec total = broadcast(reduce_add(load(s.l + r * kLanes)));
+    const float sum = reduce_add(load(s.l + r * kLanes));
+    const Vec total = broadcast(sum);
+    store_log_sum_exp(a, rows, r, s.m[r], sum);
     map(s.o + r * plan.padded_head_dim, rows.out + rows.q_offset(r, a.out_stride, a.head_dim), a.head_dim,
         [&](Vec o) { return o / total; });
   }
@@ -437,6 +449,7 @@ static void attend_row(const AttentionArgs& a, const AttentionRows& rows, int64_
     }
   }
   const Vec total = broadcast(reduce_add(load(sum)));
+  store_log_sum_exp(a, rows, row, maximum, reduce_add(load(sum)));
   map(out, out, a.head_dim, [&](Vec o) { return o / total; });
 }
 

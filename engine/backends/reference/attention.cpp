@@ -49,8 +49,8 @@ Query query_at(const AttentionArgs& a, int64_t s, int64_t i, int64_t h) {
 }
 
 // out[:] = sum_j softmax_j(score_j) v_j. Scores are computed again instead of being kept: no operation
-// allocates.
-void attend(const Query& query, float* out) {
+// allocates. log_sum_exp may be null.
+void attend(const Query& query, float* out, float* log_sum_exp) {
   const AttentionArgs& a = query.a;
   double largest = -INFINITY;
   for (int64_t j = query.first_key; j < query.end_key; ++j) largest = std::max(largest, query.score(j));
@@ -67,6 +67,7 @@ void attend(const Query& query, float* out) {
         sums[size_t(d - begin)] += weight * component(a, false, query.keys_offset, query.grids_offset, j, d);
     }
     for (int64_t d = begin; d < end; ++d) out[d] = float(sums[size_t(d - begin)] / total);
+    if (log_sum_exp != nullptr) *log_sum_exp = float(largest + std::log(total));
   }
 }
 
@@ -76,7 +77,8 @@ void ReferenceBackend::attention(const AttentionArgs& a) {
   parallel_for(a.sequences * a.query_tokens, [&](int64_t row) {
     for (int64_t h = 0; h < a.heads; ++h) {
       attend(query_at(a, row / a.query_tokens, row % a.query_tokens, h),
-             a.out + row * a.out_stride + h * a.head_dim);
+             a.out + row * a.out_stride + h * a.head_dim,
+             a.log_sum_exp != nullptr ? a.log_sum_exp + row * a.heads + h : nullptr);
     }
   });
 }

@@ -1,6 +1,6 @@
-// attention, attention_cached
-#include "engine/tensor/ops.h"
+// attention, attention_training, attention_cached
 #include "engine/tensor/ops/checks.h"
+#include "engine/tensor/training_ops.h"
 
 namespace pare::ops {
 namespace {
@@ -63,9 +63,9 @@ bool is_empty(const AttentionShape& s) {
   return s.sequences == 0 || s.query_tokens == 0;
 }
 
-}  // namespace
-
-void attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionShape& shape, Tensor& out) {
+// Keys and values without a cache. log_sum_exp may be null.
+void attend(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionShape& shape, Tensor& out,
+            float* log_sum_exp) {
   check_shape(shape);
   check_query("q", q, shape);
   check_query("out", out, shape);
@@ -84,7 +84,22 @@ void attention(const Tensor& q, const Tensor& k, const Tensor& v, const Attentio
   args.kv_sequence_stride = shape.key_tokens * k.row_stride();
   args.kv_head_stride = shape.head_dim;
   args.kv_position_stride = k.row_stride();
+  args.log_sum_exp = log_sum_exp;
   backend_for(q.device()).attention(args);
+}
+
+}  // namespace
+
+void attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionShape& shape, Tensor& out) {
+  attend(q, k, v, shape, out, nullptr);
+}
+
+void attention_training(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionShape& shape,
+                        Tensor& out, Tensor& log_sum_exp) {
+  require_vector("attention_training", "log_sum_exp", log_sum_exp, DType::f32,
+                 shape.sequences * shape.query_tokens * shape.heads);
+  require_same_device("attention_training", q, log_sum_exp);
+  attend(q, k, v, shape, out, log_sum_exp.mutable_data<float>());
 }
 
 void attention_cached(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionShape& shape,
