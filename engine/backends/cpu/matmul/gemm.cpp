@@ -49,7 +49,20 @@ struct Plan {
   }
 };
 
+// The same of a transposed x, whose rows hold the panels side by side.
+void pack_columns(const Plan& plan, int64_t first, int64_t end) {
+  for (int64_t block = 0; block < plan.depth.count; ++block) {
+    const float* x = plan.args.x + plan.depth.begin(block) * plan.args.x_stride;
+    for (int64_t panel = first; panel < end; ++panel) {
+      plan.level.pack_columns[plan.rows.rows(panel)](x + plan.rows.begin(panel), plan.args.x_stride,
+                                                     plan.depth.length(block),
+                                                     const_cast<float*>(plan.packed_panel(block, panel)));
+    }
+  }
+}
+
 void pack_rows(const Plan& plan, int64_t first, int64_t end) {
+  if (plan.args.x_is_transposed) return pack_columns(plan, first, end);
   for (int64_t panel = first; panel < end; ++panel) {
     const float* x = plan.args.x + plan.rows.begin(panel) * plan.args.x_stride;
     for (int64_t block = 0; block < plan.depth.count; ++block) {

@@ -21,12 +21,13 @@ struct PanelSource {
 };
 
 struct GemmArgs {
-  const float* x;
+  const float* x;  // [m, k]
   const float* bias;
   float* out;
   int64_t m, n, k, x_stride, out_stride;
   bool accumulate;
-  void* workspace;  // gemm_workspace_bytes(m, k), 64-byte aligned
+  void* workspace;               // gemm_workspace_bytes(m, k), 64-byte aligned
+  bool x_is_transposed = false;  // x is [k, m], x_stride the distance of its rows
 };
 
 size_t gemm_workspace_bytes(int64_t m, int64_t k);

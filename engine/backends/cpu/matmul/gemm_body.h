@@ -206,4 +206,29 @@ void pack_rows(const float* x, int64_t stride, int64_t rows, int64_t kc, float* 
   }
 }
 
+// Transposed x to [kc, rows]: each of its rows already holds what belongs together.
+template <class V, int kRows>
+void pack_columns(const float* x, int64_t stride, int64_t kc, float* packed) {
+  for (int64_t k = 0; k < kc; ++k)
+    __builtin_memcpy(packed + k * kRows, x + k * stride, kRows * sizeof(float));
+}
+
+template <class V, class L>
+void copy_panel(const void* weight, int64_t stride, int64_t columns, int64_t kc, float* panel) {
+  constexpr int kWidth = V::kWidth;
+  const auto* source = static_cast<const typename L::Element*>(weight);
+  if (columns == 2 * kWidth) {
+    for (int64_t k = 0; k < kc; ++k) {
+      V::store(panel + k * 2 * kWidth, L::load(source + k * stride));
+      V::store(panel + k * 2 * kWidth + kWidth, L::load(source + k * stride + kWidth));
+    }
+    return;
+  }
+  const int64_t left = columns < kWidth ? columns : kWidth, right = columns - left;
+  for (int64_t k = 0; k < kc; ++k) {
+    V::store(panel + k * 2 * kWidth, load_part<V, L>(source + k * stride, left));
+    V::store(panel + k * 2 * kWidth + kWidth, load_part<V, L>(source + k * stride + left, right));
+  }
+}
+
 }  // namespace pare::cpu::body

@@ -85,8 +85,12 @@ struct LevelKernels {
   void (*gemm_tile[kMaxRows + 1])(const GemmTile&);  // by height
   // x [rows, stride] to [kc, rows]
   void (*pack_rows)(const float* x, int64_t stride, int64_t rows, int64_t kc, float* packed);
+  // the same of x transposed [kc, stride]; by height
+  void (*pack_columns[kMaxRows + 1])(const float* x, int64_t stride, int64_t kc, float* packed);
   // weight [rows, stride] of f32, bf16, f16 to panel [kc, 2 * width], missing rows zero
   void (*pack_panel[3])(const void* weight, int64_t stride, int64_t rows, int64_t kc, float* panel);
+  // the same of weight transposed [kc, stride]: its first `columns` become the panel, missing ones zero
+  void (*copy_panel[3])(const void* weight, int64_t stride, int64_t columns, int64_t kc, float* panel);
   // inputs [k0, k0 + kc) of one tile to columns [0, width) of a panel [kc, 2 * width]
   void (*expand_tile[kTileForms])(const TileMatrix&, int64_t tile, int64_t k0, int64_t kc, float* panel);
   float (*dot)(const float* x, const float* y, int64_t count);

@@ -23,6 +23,7 @@ struct Forms {
 template <class V, int kRows, int kEnd>
 constexpr void fill_gemm_tiles(LevelKernels& level) {
   level.gemm_tile[kRows] = gemm_tile<V, kRows>;
+  level.pack_columns[kRows] = pack_columns<V, kRows>;
   if constexpr (kRows < kEnd) fill_gemm_tiles<V, kRows + 1, kEnd>(level);
 }
 
@@ -55,6 +56,9 @@ constexpr LevelKernels make_level(int64_t depth, int64_t dense_gemv_rows, int64_
   level.pack_panel[0] = pack_panel<V, LoadF32<V>>;
   level.pack_panel[1] = pack_panel<V, LoadBf16<V>>;
   level.pack_panel[2] = pack_panel<V, LoadF16<V>>;
+  level.copy_panel[0] = copy_panel<V, LoadF32<V>>;
+  level.copy_panel[1] = copy_panel<V, LoadBf16<V>>;
+  level.copy_panel[2] = copy_panel<V, LoadF16<V>>;
   level.dot = dot<V>;
   fill_gemm_tiles<V, 1, kRows>(level);
   return level;
