@@ -14,6 +14,8 @@ class SingleProcess : public GradientExchange {
 
 }  // namespace
 
-std::unique_ptr<GradientExchange> single_process() { return std::make_unique<SingleProcess>(); }
+std::unique_ptr<GradientExchange> single_process() {
+  return std::make_unique<SingleProcess>();
+}
 
 }  // namespace pare

@@ -9,12 +9,13 @@
 namespace pare {
 namespace {
 
-constexpr std::array<std::pair<LossKind, std::string_view>, 6> kKinds = {{{LossKind::ce, "ce"},
-                                                                          {LossKind::kl, "kl"},
-                                                                          {LossKind::ce_kl, "ce+kl"},
-                                                                          {LossKind::reverse_kl, "reverse-kl"},
-                                                                          {LossKind::jsd, "jsd"},
-                                                                          {LossKind::tvd, "tvd"}}};
+constexpr std::array<std::pair<LossKind, std::string_view>, 6> kKinds = {
+    {{LossKind::ce, "ce"},
+     {LossKind::kl, "kl"},
+     {LossKind::ce_kl, "ce+kl"},
+     {LossKind::reverse_kl, "reverse-kl"},
+     {LossKind::jsd, "jsd"},
+     {LossKind::tvd, "tvd"}}};
 constexpr std::array<std::pair<TeacherTail, std::string_view>, 3> kTails = {
     {{TeacherTail::bucket, "bucket"}, {TeacherTail::zero, "zero"}, {TeacherTail::topk, "topk"}}};
 
@@ -86,7 +87,8 @@ Status LossConfig::validate() const {
   if (!(alpha >= 0.0 && alpha <= 1.0)) return bad_value("alpha", "not a share", text(alpha), "0 to 1");
   if (!(temperature >= 0.01 && temperature <= 1000.0))
     return bad_value("temperature", "outside its range", text(temperature), "0.01 to 1000");
-  if (!(beta > 0.0 && beta < 1.0)) return bad_value("beta", "outside its range", text(beta), "above 0, below 1");
+  if (!(beta > 0.0 && beta < 1.0))
+    return bad_value("beta", "outside its range", text(beta), "above 0, below 1");
   if (kind == LossKind::ce && alpha != 1.0)
     return bad_value("alpha", "ce has no second part; ce+kl has", text(alpha), "1");
   if (kind == LossKind::kl && alpha != 0.0)
@@ -108,7 +110,8 @@ Json LossConfig::to_json() const {
   return json;
 }
 
-ops::LossRowsOptions rows_options(const LossConfig& config, int64_t real_columns, float softcap, float gradient_scale) {
+ops::LossRowsOptions rows_options(const LossConfig& config, int64_t real_columns, float softcap,
+                                  float gradient_scale) {
   return {.real_columns = real_columns,
           .kind = config.divergence(),
           .tail = config.tail,

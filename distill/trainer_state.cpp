@@ -1,8 +1,7 @@
 #include "distill/trainer_state.h"
 
-#include <fmt/format.h>
-
 #include <array>
+#include <optional>
 #include <utility>
 
 #include "engine/core/checked.h"
@@ -15,25 +14,28 @@ constexpr std::array<std::byte, kAlignment> kZeros = {};
 
 Error bad_state(std::string path, std::string where, const char* what) {
   return Error{.exit = Exit::malformed,
-               .rule = "RL08",
+               .rule = {},
                .path = std::move(path),
                .where = std::move(where),
-               .what = what};
+               .what = what,
+               .got = {},
+               .limit = {}};
 }
 
-Error missing(std::string_view what) { return bad_state("training state", std::string(what), "missing or of another kind"); }
+Error missing(std::string_view what) {
+  return bad_state("training state", std::string(what), "missing or of another kind");
+}
 
 // The sizes of a description, each checked; nothing for anything else.
 std::optional<Shape> shape_of(const Json* list) {
   if (list == nullptr || !list->is_array() || list->size() > size_t(Shape::kMaxRank)) return std::nullopt;
   std::array<int64_t, Shape::kMaxRank> sizes{};
-  uint64_t count = 1;
+  Checked count = uint64_t(1);
   for (size_t i = 0; i < list->size(); ++i) {
     const Json& size = (*list)[i];
     if (size.kind() != Json::Kind::integer || size.as_int() < 0) return std::nullopt;
-    const auto product = checked_mul(count, uint64_t(size.as_int()));
-    if (!product || *product > uint64_t(INT64_MAX) / 8) return std::nullopt;
-    count = *product;
+    count *= uint64_t(size.as_int());
+    if (!count.valid() || count.value() > uint64_t(INT64_MAX) / 8) return std::nullopt;
     sizes[i] = size.as_int();
   }
   return Shape(std::span<const int64_t>(sizes.data(), list->size()));
@@ -94,7 +96,10 @@ Result<StoredTrainerState> put_state(JobFolder& job, const TrainerState& state) 
 }
 
 Result<TrainerState> get_state(const JobFolder& job, const Json& description) {
-  const auto broken = [&](const char* where) { return bad_state(job.path(), where, "does not describe a training state"); };
+  const auto broken = [&](const char* where) {
+    return bad_state(job.path(), where,
+                     "the record of the training state does not fit its object; --restart begins anew");
+  };
   const Json* object = description.find("object");
   const Json* json = description.find("json");
   const Json* list = description.find("tensors");
@@ -104,8 +109,8 @@ Result<TrainerState> get_state(const JobFolder& job, const Json& description) {
   const auto hash = Hash128::from_hex(object->as_string());
   if (!hash) return broken("object");
   PARE_TRY(const std::shared_ptr<const MappedFile> file, job.get(*hash));
-  const std::shared_ptr<Storage> storage =
-      Storage::borrow(file->data(), file->size(), file, Device::cpu());
+  const std::span<const std::byte> bytes = file->bytes();
+  const std::shared_ptr<Storage> storage = Storage::borrow(bytes.data(), bytes.size(), file, Device::cpu());
   TrainerState state;
   state.json = *json;
   for (const Json& item : list->items()) {
@@ -118,9 +123,10 @@ Result<TrainerState> get_state(const JobFolder& job, const Json& description) {
       return broken("tensors");
     const auto type = dtype_from_name(dtype->as_string());
     if (!type || (*type != DType::f32 && *type != DType::u8)) return broken("dtype");
-    const uint64_t bytes = uint64_t(shape->numel()) * uint64_t(dtype_bytes(*type));
+    const uint64_t size = uint64_t(shape->numel()) * uint64_t(dtype_bytes(*type));
     const auto begin = uint64_t(offset->as_int());
-    if (begin % kAlignment != 0 || begin > file->size() || bytes > file->size() - begin) return broken("offset");
+    if (begin % kAlignment != 0 || begin > bytes.size() || size > bytes.size() - begin)
+      return broken("offset");
     state.tensors.push_back({name->as_string(), Tensor(storage, size_t(begin), *type, *shape)});
   }
   return state;
