@@ -77,6 +77,7 @@ class StreamBuilder {
     stream.token_hash = token_hash(stream.ids);
     stream.text_hash = text_sha_.hex();
     stream.documents = documents_;
+    stream.document_starts = std::move(starts_);
     return stream;
   }
 
@@ -97,6 +98,7 @@ class StreamBuilder {
     if (documents_ > 0 && separator && !frames_itself && !(!ids_.empty() && ids_.back() == *separator)) {
       ids_.push_back(*separator);
     }
+    starts_.push_back(int64_t(ids_.size()));
     ids_.insert(ids_.end(), ids.begin(), ids.end());
     last_rendered_ = document.is_rendered;
     has_rendered_ = has_rendered_ || document.is_rendered;
@@ -107,6 +109,7 @@ class StreamBuilder {
   std::vector<Document> pending_;
   size_t bytes_ = 0;
   std::vector<int32_t> ids_;
+  std::vector<int64_t> starts_;  // of documents
   Sha256 text_sha_;
   int64_t documents_ = 0;
   bool last_rendered_ = false, has_rendered_ = false;

@@ -103,6 +103,7 @@ Result<TokenStream> encode_documents(const Tokenizer& tokenizer, std::span<const
     }
     const bool ends_itself = separate && !stream.ids.empty() && stream.ids.back() == *separator;
     if (i > 0 && separate && !ends_itself) stream.ids.push_back(*separator);
+    stream.document_starts.push_back(static_cast<int64_t>(stream.ids.size()));
     stream.ids.insert(stream.ids.end(), ids.begin(), ids.end());
     std::vector<int32_t>().swap(ids);
   }

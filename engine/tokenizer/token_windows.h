@@ -20,6 +20,9 @@ struct TokenStream {
   std::string token_hash;  // SHA-256 of the ids as little-endian u32, 64 hex digits
   std::string text_hash;   // SHA-256 of the bytes of the documents, each preceded by its length (u64)
   int64_t documents = 0;
+  // Where each document begins, ascending; documents without tokens share the position of the next. Empty when nobody
+  // knows: tokens that came without their text.
+  std::vector<int64_t> document_starts = {};
 };
 
 // SHA-256 over the ids as little-endian u32, in order.

@@ -39,6 +39,15 @@ TEST(TokenStream, DocumentsAreFramedAndSeparated) {
   EXPECT_EQ(ids({.bos = BosPolicy::always}), (Ids{256, 'a', 'b', 257, 256, 'c'}));
 }
 
+TEST(TokenStream, KnowsWhereItsDocumentsBegin) {
+  const auto tokenizer = byte_tokenizer();
+  const std::string_view documents[] = {"ab", "", "c"};
+  const auto stream = encode_documents(*tokenizer, documents, {.bos = BosPolicy::never});
+  ASSERT_TRUE(stream);
+  EXPECT_EQ(stream->ids, (Ids{'a', 'b', 257, 'c'}));
+  EXPECT_EQ(stream->document_starts, (std::vector<int64_t>{0, 3, 3}));
+}
+
 TEST(TokenStream, ADoubledBosIsRemovedAndCounted) {
   const auto tokenizer = byte_tokenizer();
   const std::string_view documents[] = {"<s>a", "b"};
