@@ -32,6 +32,21 @@ AttentionPlan plan_attention(const AttentionArgs& args) {
   return plan;
 }
 
+AttentionBackwardPlan plan_attention_backward(const AttentionBackwardArgs& args) {
+  constexpr int64_t kItems = 24;  // squares that a round should have at least
+  constexpr int64_t kChunks = 8;  // rounds are as many as chunks
+  AttentionBackwardPlan plan{};
+  plan.is_tiled = args.head_dim <= kAttentionBackwardHeadDim;
+  const int64_t blocks = divide_up(args.tokens, kAttentionKeys);
+  const int64_t wanted = std::min(kChunks, divide_up(kItems, args.sequences * args.kv_heads));
+  plan.chunk_tokens = divide_up(blocks, wanted) * kAttentionKeys;
+  plan.chunks = divide_up(args.tokens, plan.chunk_tokens);
+  plan.rows = args.head_dim <= 128 ? 96 : 48;
+  plan.heads_per_block = std::min(args.heads / args.kv_heads, plan.rows);
+  plan.padded_head_dim = divide_up(args.head_dim, 16) * 16;
+  return plan;
+}
+
 float* attention_scratch() {
   alignas(64) static thread_local float scratch[kAttentionScratch];
   return scratch;

@@ -6,6 +6,8 @@
 #include "engine/backends/cpu/math_body.h"
 
 #include "engine/backends/cpu/attention_body.h"
+// On the body before it.
+#include "engine/backends/cpu/attention_backward_body.h"
 #include "engine/backends/cpu/elementwise_body.h"
 #include "engine/backends/cpu/logits_body.h"
 #include "engine/backends/cpu/row_body.h"

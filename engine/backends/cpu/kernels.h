@@ -27,6 +27,9 @@ struct Kernels {
   void (*cross_entropy)(const CrossEntropyArgs&, int64_t begin, int64_t end);
   void (*divergence)(const DivergenceArgs&, int64_t begin, int64_t end);
   void (*attention)(const AttentionArgs&, const AttentionPlan&, int64_t item);
+  // sequence_head: of sequences * kv_heads
+  void (*attention_backward)(const AttentionBackwardArgs&, const AttentionBackwardPlan&,
+                             int64_t sequence_head, int64_t query_chunk, int64_t key_chunk);
 
   // out[i] (+)= scale * x[i], for rows that are made outside (quantized tables)
   void (*scale_row)(const float* x, float scale, bool accumulate, float* out, int64_t count);

@@ -18,6 +18,7 @@ const Kernels kKernels{
     .cross_entropy = cross_entropy,
     .divergence = divergence,
     .attention = attention,
+    .attention_backward = attention_backward,
     .scale_row = scale_row,
     .exp = exp_all,
     .exp_nonpositive = exp_nonpositive_all,
