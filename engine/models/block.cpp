@@ -39,8 +39,8 @@ Block::Block(const ModelConfig& config, int index)
 }
 
 Result<std::unique_ptr<Block>> Block::load(const WeightSource& source, const ModelDescription& description,
-                                           int index, Device device) {
-  const Loader loader(source, description, device);
+                                           int index, Device device, TrainingSet* training) {
+  const Loader loader(source, description, device, training);
   std::unique_ptr<Block> block(new Block(description.config, index));
   Attention& attention = block->attention_;
   PARE_TRY(block->input_norm_, loader.norm(Role::input_norm, Role::input_norm_bias, index));
@@ -52,10 +52,8 @@ Result<std::unique_ptr<Block>> Block::load(const WeightSource& source, const Mod
     PARE_TRY(attention.value, loader.weight(Role::value, index));
   }
   if (description.config.query_key_norm) {
-    attention.query_norm = attention.key_norm = {
-        .kind = description.config.norm, .eps = float(description.config.norm_eps), .gain = {}, .bias = {}};
-    PARE_TRY(attention.query_norm.gain, loader.vector(Role::query_norm, index));
-    PARE_TRY(attention.key_norm.gain, loader.vector(Role::key_norm, index));
+    PARE_TRY(attention.query_norm, loader.norm(Role::query_norm, std::nullopt, index));
+    PARE_TRY(attention.key_norm, loader.norm(Role::key_norm, std::nullopt, index));
   }
   PARE_TRY(attention.output, loader.weight(Role::attention_output, index));
   PARE_TRY(block->post_attention_norm_,
@@ -188,11 +186,11 @@ Status Block::reload(const WeightSource& source, const ModelDescription& descrip
     case Role::router:
       return matrix(experts_.router);
     case Role::query_norm: {
-      PARE_TRY(attention_.query_norm.gain, loader.vector(role, index));
+      PARE_TRY(attention_.query_norm, loader.norm(role, std::nullopt, index));
       return {};
     }
     case Role::key_norm: {
-      PARE_TRY(attention_.key_norm.gain, loader.vector(role, index));
+      PARE_TRY(attention_.key_norm, loader.norm(role, std::nullopt, index));
       return {};
     }
     case Role::input_norm: {

@@ -11,11 +11,21 @@
 
 namespace pare {
 
+struct TrainingSet;  // weight_training.h
+
+// What a block keeps of a batch for its backward; the input is kept by the caller.
+struct BlockActivations {
+  AttentionActivations attention;
+  Tensor middle;  // f32 [tokens, hidden]: the stream between the halves
+  MlpActivations mlp;
+  ExpertActivations experts;
+};
+
 class Block {
  public:
-  // Loads every tensor of block `index`. Exit 3, 4, 5, 6.
+  // Loads every tensor of block `index`; with `training` for training, registered there. Exit 3, 4, 5, 6.
   static Result<std::unique_ptr<Block>> load(const WeightSource& source, const ModelDescription& description,
-                                             int index, Device device);
+                                             int index, Device device, TrainingSet* training = nullptr);
   // The same block without values; only workspace_bytes() may be asked.
   static std::unique_ptr<Block> plan(const WeightSource& source, const ModelDescription& description,
                                      int index, Device device);
@@ -37,6 +47,19 @@ class Block {
   // shares).
   void consume(Site site, const Tensor& x, Tensor& hidden, Workspace& workspace) const;
   int64_t site_channels(Site site) const;
+
+  // Training. forward_training: out = block(x), other memory than x; what backward needs goes to `kept`,
+  // taken for this batch. backward: dhidden holds the gradient of out and becomes that of x; those of
+  // parameters are added to. on_attention (may be empty) sees the parts of the attention and may add to their
+  // gradients.
+  BlockActivations take_activations(const Batch& batch, Workspace& kept) const;
+  size_t activation_bytes(const Batch& batch) const;
+  void forward_training(const Tensor& x, const Batch& batch, const RotaryTable* rotary,
+                        BlockActivations& kept, Tensor& out, Workspace& workspace) const;
+  Status backward(const Tensor& x, const Batch& batch, const RotaryTable* rotary,
+                  const BlockActivations& kept, const AttentionHook& on_attention, Tensor& dhidden,
+                  Workspace& workspace) const;
+  size_t training_workspace_bytes(const Batch& batch) const;
   // out = down_e(inner): what one expert of a mixture gives, before its share.
   void expert_output(int expert, const Tensor& inner, Tensor& out, Workspace& workspace) const;
   // Loads the part of this role (of an expert) again, after the source has changed. Biases and norms

@@ -22,12 +22,25 @@ Result<Tensor> Loader::floats(const TensorSpec& spec) const {
 Result<Weight> Loader::weight(Role role, int block, WeightUse use, int expert) const {
   const TensorSpec* spec = description_.find(role, block, expert);
   PARE_ASSERT(spec != nullptr, "[models] no tensor of role {} in block {}", int(role), block);
-  Tensor bias;
-  if (const TensorSpec* bias_spec = bias_of(*spec)) {
-    PARE_TRY(bias, floats(*bias_spec));
-  }
   PARE_TRY(const WeightData data, source_.load(spec->name));
-  PARE_TRY(Weight weight, Weight::make(spec->name, data, spec->transposed, std::move(bias), device_, use));
+  if (training_ != nullptr) {
+    PARE_TRY(std::shared_ptr<WeightTraining> training, make_weight_training(*spec, data, *training_));
+    PARE_TRY(const Vector bias, vector(bias_of(*spec), Parameter::Kind::bias));
+    // What is not trained is still asked for the gradient of its input, which takes values.
+    if (training != nullptr) {
+      if (!training->has_frozen) source_.release(spec->name);
+      return Weight::make_trained(spec->name, std::move(training), bias.value, bias.gradient, device_);
+    }
+    WeightData values = data;
+    if (!data.is_dense()) {
+      PARE_TRY(values.form, data.to_dense_tensor());
+    }
+    PARE_TRY(Weight frozen, Weight::make(spec->name, values, spec->transposed, bias.value, device_, use));
+    frozen.train_bias(bias.gradient);
+    return frozen;
+  }
+  PARE_TRY(const Vector bias, vector(bias_of(*spec), Parameter::Kind::bias));
+  PARE_TRY(Weight weight, Weight::make(spec->name, data, spec->transposed, bias.value, device_, use));
   if (weight.is_copy()) source_.release(spec->name);
   return weight;
 }
@@ -39,17 +52,30 @@ Weight Loader::planned(Role role, int block, int expert) const {
   return Weight::planned(*stored, spec->out(), spec->in(), device_);
 }
 
-Result<Tensor> Loader::vector(Role role, int block) const {
-  const TensorSpec* spec = description_.find(role, block);
-  if (spec == nullptr) return Tensor();
-  return floats(*spec);
+Result<Loader::Vector> Loader::vector(const TensorSpec* spec, Parameter::Kind kind) const {
+  if (spec == nullptr) return Vector{};
+  PARE_TRY(const Tensor value, floats(*spec));
+  if (training_ == nullptr) return Vector{.value = value, .gradient = {}};
+  PARE_TRY(const std::shared_ptr<Parameter> parameter,
+           make_vector_training(spec->name, kind, value, *training_));
+  if (parameter == nullptr) return Vector{.value = value, .gradient = {}};
+  return Vector{.value = parameter->value, .gradient = parameter->gradient};
 }
 
-Result<Norm> Loader::norm(Role gain, Role bias, int block) const {
-  Norm norm{
-      .kind = description_.config.norm, .eps = float(description_.config.norm_eps), .gain = {}, .bias = {}};
-  PARE_TRY(norm.gain, vector(gain, block));
-  PARE_TRY(norm.bias, vector(bias, block));
+Result<Norm> Loader::norm(Role gain, std::optional<Role> bias, int block) const {
+  Norm norm{.kind = description_.config.norm,
+            .eps = float(description_.config.norm_eps),
+            .gain = {},
+            .bias = {},
+            .dgain = {},
+            .dbias = {}};
+  PARE_TRY(const Vector gains, vector(description_.find(gain, block), Parameter::Kind::norm));
+  PARE_TRY(const Vector biases,
+           vector(bias ? description_.find(*bias, block) : nullptr, Parameter::Kind::norm));
+  norm.gain = gains.value;
+  norm.dgain = gains.gradient;
+  norm.bias = biases.value;
+  norm.dbias = biases.gradient;
   return norm;
 }
 

@@ -1,4 +1,5 @@
-// engine/models/parameter.h: one tensor that training changes, and what may stand between it and the products.
+// engine/models/parameter.h: one tensor that training changes, and what may stand between it and the
+// products.
 #pragma once
 
 #include <functional>
@@ -24,8 +25,8 @@ struct Parameter {
   };
   std::string name;  // of the checkpoint; of parts that no checkpoint has with a suffix: "<name>:scales"
   Kind kind = Kind::matrix;
-  Tensor value;                      // f32, contiguous: the master copy, in the layout of the model ([out, in])
-  Tensor gradient;                   // f32, same shape; backward passes add to it
+  Tensor value;     // f32, contiguous: the master copy, in the layout of the model ([out, in])
+  Tensor gradient;  // f32, same shape; backward passes add to it
   std::shared_ptr<const Mask> mask;  // of matrices whose removed weights stay zero; may be null
 
   bool is_matrix() const { return value.shape().rank() == 2; }
@@ -34,8 +35,8 @@ struct Parameter {
 };
 using ParameterList = std::vector<std::shared_ptr<Parameter>>;
 
-// A differentiable change between a matrix as it is trained and the one that multiplies, such as rounding to a grid; and
-// between an input and what is multiplied.
+// A differentiable change between a matrix as it is trained and the one that multiplies, such as rounding to
+// a grid; and between an input and what is multiplied.
 class WeightTransform {
  public:
   virtual ~WeightTransform() = default;
@@ -58,16 +59,17 @@ class WeightTransform {
 
 // How the weights of a model are trained.
 struct TrainingForm {
-  DType compute = DType::f32;  // f32, bf16 or f16: of the copies that multiply; masters are f32
-  bool keep_zeros = false;     // weights that are exactly zero stay so (matrices of blocks)
-  int64_t lora_rank = 0;       // > 0: matrices of blocks are frozen and get two factors of this rank
-  float lora_alpha = 16.0f;    // their product is multiplied by alpha / rank
-  uint64_t seed = 0;           // of the factors
+  DType compute = DType::f32;    // f32, bf16 or f16: of the copies that multiply; masters are f32
+  bool keep_zeros = false;       // weights that are exactly zero stay so (matrices of blocks)
+  int64_t lora_rank = 0;         // > 0: matrices of blocks are frozen and get two factors of this rank
+  float lora_alpha = 16.0f;      // their product is multiplied by alpha / rank
+  uint64_t seed = 0;             // of the factors
   bool train_embeddings = true;  // embedding and head
   bool train_norms = true;       // norms and biases
   bool train_matrices = true;
   // A transform for a matrix of a block, or null for none. master f32 [out, in].
-  std::function<Result<std::unique_ptr<WeightTransform>>(const std::string& name, const Tensor& master)> transform;
+  std::function<Result<std::unique_ptr<WeightTransform>>(const std::string& name, const Tensor& master)>
+      transform;
 };
 
 }  // namespace pare

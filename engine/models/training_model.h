@@ -1,4 +1,5 @@
-// engine/models/training_model.h: a model whose weights change: forward that keeps what backward needs, and backward.
+// engine/models/training_model.h: a model whose weights change: forward that keeps what backward needs, and
+// backward.
 //
 //   PARE_TRY(model, TrainingModel::open(source, device, form));
 //   PARE_CHECK(model->reserve({.sequences = 4, .tokens_per_sequence = 256}, /*keeps_blocks=*/true));
@@ -14,21 +15,15 @@
 #include <memory>
 #include <vector>
 
-#include "engine/models/model.h"
+#include "engine/models/layers/attention.h"
 #include "engine/models/parameter.h"
 
 namespace pare {
 
-struct BlockActivations;  // block.h: what a block keeps for its backward
-
-// Rotated queries and keys, and values of a block: f32 [tokens, heads * head_dim].
-struct AttentionParts {
-  Tensor q, k, v;
-};
-
 // Where losses of intermediate states enter the backward pass. Both may be empty.
 struct BackwardHooks {
-  // dhidden is the gradient of hidden(index), complete but for what is added here; index from block_count() down to 0.
+  // dhidden is the gradient of hidden(index), complete but for what is added here; index from block_count()
+  // down to 0.
   std::function<Status(int index, Tensor& dhidden)> hidden;
   // parts of block `index`, and their gradients, to be added to.
   std::function<Status(int index, const AttentionParts& parts, AttentionParts& gradients)> attention;
@@ -37,8 +32,8 @@ struct BackwardHooks {
 class TrainingModel {
  public:
   // Loads everything. Exit 3, 4 (a form that cannot be trained: codes; a device without gradients), 6.
-  static Result<std::unique_ptr<TrainingModel>> open(std::shared_ptr<const WeightSource> source, Device device,
-                                                     const TrainingForm& form);
+  static Result<std::unique_ptr<TrainingModel>> open(std::shared_ptr<const WeightSource> source,
+                                                     Device device, const TrainingForm& form);
   ~TrainingModel();
 
   const ModelDescription& description() const;
@@ -50,13 +45,14 @@ class TrainingModel {
   const ParameterList& parameters() const;
   int64_t parameter_count() const;
   void clear_gradients();
-  // Gradients of the copies that multiply become those of the parameters; once per step, before they are read.
+  // Gradients of the copies that multiply become those of the parameters; once per step, before they are
+  // read.
   void finish_gradients();
   // The copies that multiply, from the parameters; after they changed. Exit 7 (a scale out of range).
   Status refresh();
 
-  // Memory for batches up to this size. keeps_blocks: the activations of all blocks are kept; else only their inputs,
-  // and each block runs again before its backward (the same bytes). Exit 6.
+  // Memory for batches up to this size. keeps_blocks: the activations of all blocks are kept; else only their
+  // inputs, and each block runs again before its backward (the same bytes). Exit 6.
   Status reserve(const Batch& largest, bool keeps_blocks);
   // What reserve() takes, and what is held already.
   uint64_t activation_bytes(const Batch& largest, bool keeps_blocks) const;
@@ -64,8 +60,8 @@ class TrainingModel {
 
   // ids i32 [tokens], batch.first_position 0. Exit 2 or 3 as Model::embed().
   Status forward(const Tensor& ids, const Batch& batch);
-  // hidden(0): input of the first block; hidden(i): output of block i - 1; f32 [tokens, hidden size]. Valid until the
-  // next forward().
+  // hidden(0): input of the first block; hidden(i): output of block i - 1; f32 [tokens, hidden size]. Valid
+  // until the next forward().
   const Tensor& hidden(int index) const;
   const Tensor& output() const { return hidden(int(config().block_count())); }
   // Of the last forward(); runs the attention of a block again where it was not kept.
@@ -79,8 +75,8 @@ class TrainingModel {
   // Bytes that the workspace shall have for callers; before reserve().
   void set_head_bytes(size_t bytes);
 
-  // A tensor of the checkpoint as it is now: f32 in the checkpoint's own layout; codes from a transform; two factors of
-  // a low-rank matrix; adapters added in.
+  // A tensor of the checkpoint as it is now: f32 in the checkpoint's own layout; codes from a transform; two
+  // factors of a low-rank matrix; adapters added in.
   Result<WeightData> stored(const TensorSpec& spec) const;
 
  private:

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "engine/core/assert.h"
+#include "engine/models/weight_training.h"
 #include "engine/tensor/backend.h"
 #include "engine/tensor/ops.h"
 
@@ -61,8 +62,8 @@ Result<Weight> Weight::make(std::string name, const WeightData& data, bool trans
   return weight;
 }
 
-// Sparse where that is faster. Otherwise codes run as codes where 0 is one of them, everything else as the dense
-// matrix with zeros.
+// Sparse where that is faster. Otherwise codes run as codes where 0 is one of them, everything else as the
+// dense matrix with zeros.
 Status Weight::make_sparse(std::shared_ptr<const SparseTensor> weight, WeightUse use) {
   const SparseTensor& sparse = *weight;
   out_ = sparse.out();
@@ -168,7 +169,12 @@ uint64_t Weight::size_bytes() const {
 }
 
 void Weight::multiply(const Tensor& x, bool accumulate, Tensor& out, Workspace& workspace) const {
-  if (rank_ > 0 && left_.defined()) {
+  if (training_ != nullptr && training_->transform != nullptr && training_->transform->changes_inputs()) {
+    const Workspace::Scope scope(workspace);
+    Tensor changed = workspace.take(DType::f32, x.shape());
+    training_->transform->forward_inputs(x, changed);
+    ops::matmul(changed, dense_, bias_, accumulate, out, workspace);
+  } else if (rank_ > 0 && left_.defined()) {
     // out (+)= base x + left (right x) + bias
     Workspace::Scope scope(workspace);
     const int64_t tokens = in_ == 0 ? 0 : x.numel() / in_;
@@ -184,6 +190,9 @@ void Weight::multiply(const Tensor& x, bool accumulate, Tensor& out, Workspace& 
 }
 
 size_t Weight::workspace_bytes(int64_t tokens) const {
+  if (training_ != nullptr && training_->transform != nullptr && training_->transform->changes_inputs())
+    return Workspace::bytes_for(DType::f32, {tokens, in_}) +
+           ops::matmul_workspace_bytes(device_, tokens, out_, in_);
   if (rank_ > 0) {
     const size_t products = std::max(ops::matmul_workspace_bytes(device_, tokens, rank_, in_),
                                      ops::matmul_workspace_bytes(device_, tokens, out_, rank_));

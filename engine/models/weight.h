@@ -11,15 +11,18 @@
 
 namespace pare {
 
+struct WeightTraining;  // weight_training.h
+
 // What a weight is asked to do; decides which forms of a quantized one are kept.
 enum class WeightUse : uint8_t { multiply, gather, both };
 
 class Weight {
  public:
   Weight() = default;
-  // Dense matrices stored [in, out] are transposed once here; quantized ones are repacked for the device, sparse
-  // ones too where the backend's table says that this is faster, else they are expanded; low-rank ones stay two factors, so that multiply() is two products (and that of
-  // the base), except where rows are gathered. bias: f32 [out] or undefined. Exit 4 or 6.
+  // Dense matrices stored [in, out] are transposed once here; quantized ones are repacked for the device,
+  // sparse ones too where the backend's table says that this is faster, else they are expanded; low-rank ones
+  // stay two factors, so that multiply() is two products (and that of the base), except where rows are
+  // gathered. bias: f32 [out] or undefined. Exit 4 or 6.
   static Result<Weight> make(std::string name, const WeightData& data, bool transposed, Tensor bias,
                              Device device, WeightUse use = WeightUse::multiply);
   // A weight without values that knows its workspace_bytes(), to plan before loading. [out, in] is what the
@@ -45,6 +48,21 @@ class Weight {
   // Rows by id into out [tokens, in]; for embeddings.
   void gather(const Tensor& ids, float scale, bool accumulate, Tensor& out) const;
 
+  // A matrix in training (weight_training.h): multiplies with its working copy or its factors, and has
+  // gradients.
+  static Result<Weight> make_trained(std::string name, std::shared_ptr<WeightTraining> training, Tensor bias,
+                                     Tensor dbias, Device device);
+  void train_bias(Tensor dbias) { dbias_ = std::move(dbias); }
+  // Of multiply(x) -> out: dx (+)= dout * W where dx is wanted (not null); gradients of parameters are added
+  // to. Matrices that are not trained give dx too, if they are dense.
+  void backward(const Tensor& x, const Tensor& dout, bool accumulate, Tensor* dx, Workspace& workspace) const;
+  // dx = dout * W alone, for callers that need it before the gradient of the matrix. Not for matrices whose
+  // transform changes inputs.
+  void backward_input(const Tensor& dout, Tensor& dx, Workspace& workspace) const;
+  size_t backward_workspace_bytes(int64_t tokens) const;
+  // Of gather(): the rows' gradients are added to.
+  void gather_backward(const Tensor& ids, const Tensor& dout, float scale) const;
+
  private:
   Status make_sparse(std::shared_ptr<const SparseTensor> weight, WeightUse use);
   Status make_low_rank(const LowRankTensor& tensor, WeightUse use);
@@ -60,6 +78,8 @@ class Weight {
   int64_t rank_ = 0;                                  // > 0: multiply by the factors
   std::shared_ptr<const Weight> base_;                // added to their product; may be none
   Tensor bias_;
+  std::shared_ptr<WeightTraining> training_;  // null: not trained
+  mutable Tensor dbias_;                      // f32 [out], added to; undefined: not trained
 };
 
 }  // namespace pare

@@ -2,12 +2,30 @@
 // cache.
 #pragma once
 
+#include <functional>
+
 #include "engine/models/layers/norm.h"
 #include "engine/models/model.h"
 #include "engine/models/rope.h"
 #include "engine/models/weight.h"
 
 namespace pare {
+
+// Rotated queries and keys, and values of a block: f32 [tokens, heads * head_dim].
+struct AttentionParts {
+  Tensor q, k, v;
+};
+// Sees the parts of an attention and may add to their gradients; empty: nobody looks.
+using AttentionHook = std::function<Status(const AttentionParts& parts, AttentionParts& gradients)>;
+
+// What attention keeps of a batch for its backward.
+struct AttentionActivations {
+  Tensor raw_q, raw_k;  // before the norms of heads; undefined without them
+  AttentionParts parts;
+  Tensor fused;        // of which the parts are columns, when there is one projection
+  Tensor mixed;        // f32 [tokens, heads * head_dim]: input of the output projection
+  Tensor log_sum_exp;  // f32 [tokens, heads]
+};
 
 struct Attention {
   BlockConfig shape;
@@ -28,11 +46,24 @@ struct Attention {
   void mix(const Tensor& x, const Batch& batch, const RotaryTable* rotary, BlockCache* cache, Tensor& mixed,
            Workspace& workspace) const;
   size_t workspace_bytes(const Batch& batch, bool has_rotary) const;
+
+  // The same for training, on whole sequences.
+  AttentionActivations take_activations(int64_t tokens, Workspace& kept) const;
+  size_t activation_bytes(int64_t tokens) const;
+  void forward_training(const Tensor& x, const Batch& batch, const RotaryTable* rotary,
+                        AttentionActivations& kept, Tensor& out, Workspace& workspace) const;
+  // dx [tokens, hidden] is overwritten; dout is that of out
+  Status backward(const Tensor& x, const Batch& batch, const RotaryTable* rotary,
+                  const AttentionActivations& kept, const Tensor& dout, const AttentionHook& hook, Tensor& dx,
+                  Workspace& workspace) const;
+  size_t training_workspace_bytes(const Batch& batch) const;
   uint64_t size_bytes() const;
 
  private:
   bool is_fused() const { return qkv.out() > 0; }
   size_t projection_bytes(int64_t tokens) const;
+  // Queries, keys and values as three views, of one tensor when fused.
+  AttentionParts take_parts(int64_t tokens, Workspace& workspace, Tensor* fused) const;
 };
 
 }  // namespace pare

@@ -5,12 +5,11 @@
 
 #include "engine/core/assert.h"
 #include "engine/core/parallel.h"
+#include "engine/models/layers/expert_rows.h"
 #include "engine/tensor/ops.h"
 
 namespace pare {
 namespace {
-
-constexpr int64_t kRowsAtOnce = 16;
 
 // Which experts a token takes: the largest probabilities, the first among equals. Any input gives experts
 // that exist: a value that is no number is never larger.
@@ -29,13 +28,9 @@ void choose(const float* probabilities, int64_t count, int64_t per_token, int32_
   for (int64_t slot = 0; slot < per_token; ++slot) shares[slot] = probabilities[chosen[slot]] / sum;
 }
 
-void copy_row(const float* from, float* to, int64_t channels) {
-  std::memcpy(to, from, size_t(channels) * sizeof(float));
-}
-
 }  // namespace
 
-Experts::Routing Experts::take_routing(int64_t tokens, Workspace& workspace) const {
+Routing Experts::take_routing(int64_t tokens, Workspace& workspace) const {
   const int64_t places = tokens * slots.per_token;
   return {.experts = workspace.take(DType::i32, {tokens, slots.per_token}),
           .shares = workspace.take(DType::f32, {tokens, slots.per_token}),
@@ -86,35 +81,6 @@ void Experts::claim_products(int64_t tokens, Workspace& workspace) const {
   const size_t bytes = product_bytes(tokens);
   if (bytes > 0) static_cast<void>(workspace.take(DType::u8, {int64_t(bytes)}));
 }
-
-namespace {
-
-// rows[i] = from[places[i] / per_token]
-void gather_tokens(const Tensor& from, std::span<const int32_t> places, int64_t per_token, Tensor& rows) {
-  const int64_t channels = from.size(1);
-  parallel_ranges(int64_t(places.size()), kRowsAtOnce, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i)
-      copy_row(from.data<float>() + places[size_t(i)] / per_token * from.row_stride(),
-               rows.mutable_data<float>() + i * channels, channels);
-  });
-}
-
-// out[places[i] / per_token] += shares[places[i]] * rows[i]; a token is in `places` at most once.
-void add_outputs(const Tensor& rows, std::span<const int32_t> places, const float* shares, int64_t per_token,
-                 Tensor& out) {
-  const int64_t channels = out.size(1);
-  parallel_ranges(int64_t(places.size()), kRowsAtOnce, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t place = places[size_t(i)];
-      const float share = shares[place];
-      const float* from = rows.data<float>() + i * channels;
-      float* to = out.mutable_data<float>() + place / per_token * out.row_stride();
-      for (int64_t c = 0; c < channels; ++c) to[c] += share * from[c];
-    }
-  });
-}
-
-}  // namespace
 
 void Experts::forward(const Tensor& x, Tensor& out, Workspace& workspace) const {
   const Workspace::Scope scope(workspace);
@@ -198,17 +164,19 @@ size_t Experts::product_bytes(int64_t tokens) const {
   return bytes;
 }
 
+size_t Experts::routing_bytes(int64_t tokens) const {
+  return Workspace::bytes_for(DType::i32, {tokens, slots.per_token}) +
+         Workspace::bytes_for(DType::f32, {tokens, slots.per_token}) +
+         Workspace::bytes_for(DType::i32, {tokens * slots.per_token}) +
+         Workspace::bytes_for(DType::i32, {int64_t(experts.size()) + 1});
+}
+
 size_t Experts::workspace_bytes(int64_t tokens) const {
-  const int64_t count = int64_t(experts.size());
-  const size_t routing = Workspace::bytes_for(DType::i32, {tokens, slots.per_token}) +
-                         Workspace::bytes_for(DType::f32, {tokens, slots.per_token}) +
-                         Workspace::bytes_for(DType::i32, {tokens * slots.per_token}) +
-                         Workspace::bytes_for(DType::i32, {count + 1});
   const size_t scores =
       Workspace::bytes_for(DType::f32, {tokens, router.out()}) + router.workspace_bytes(tokens);
   const size_t rows = Workspace::bytes_for(DType::f32, {tokens, router.in()}) +
                       Workspace::bytes_for(DType::f32, {tokens, slots.channels});
-  return routing + std::max(scores, rows + product_bytes(tokens));
+  return routing_bytes(tokens) + std::max(scores, rows + product_bytes(tokens));
 }
 
 uint64_t Experts::size_bytes() const {

@@ -7,6 +7,12 @@
 
 namespace pare {
 
+// What an MLP keeps of a batch for its backward.
+struct MlpActivations {
+  Tensor gate;  // f32 [tokens, intermediate]: before f; of gated ones
+  Tensor up;    // before f when there is no gate
+};
+
 struct Mlp {
   Activation activation = Activation::silu;
   bool is_gated = true;
@@ -18,6 +24,20 @@ struct Mlp {
   // The input of down: inner [tokens, intermediate] = f(gate x) * up x, or f(up x).
   void activate(const Tensor& x, Tensor& inner, Workspace& workspace) const;
   size_t workspace_bytes(int64_t tokens) const;
+
+  MlpActivations take_activations(int64_t tokens, Workspace& kept) const;
+  size_t activation_bytes(int64_t tokens) const;
+  // out += mlp(x)
+  void forward_training(const Tensor& x, MlpActivations& kept, Tensor& out, Workspace& workspace) const;
+  // dx [tokens, hidden] (+)= gradient
+  void backward(const Tensor& x, const MlpActivations& kept, const Tensor& dout, bool accumulate, Tensor& dx,
+                Workspace& workspace) const;
+  // In parts: inner = f(gate) * up from what was kept; and from dinner on, which is used up together with
+  // inner.
+  void activate_kept(const MlpActivations& kept, Tensor& inner) const;
+  void backward_inner(const Tensor& x, const MlpActivations& kept, Tensor& inner, Tensor& dinner,
+                      bool accumulate, Tensor& dx, Workspace& workspace) const;
+  size_t training_workspace_bytes(int64_t tokens) const;
   uint64_t size_bytes() const { return gate.size_bytes() + up.size_bytes() + down.size_bytes(); }
 };
 

@@ -1,6 +1,6 @@
 #include "engine/models/layers/norm.h"
 
-#include "engine/tensor/ops.h"
+#include "engine/tensor/training_ops.h"
 
 namespace pare {
 
@@ -10,6 +10,22 @@ void Norm::forward(const Tensor& x, Tensor& out) const {
   } else {
     ops::rms_norm(x, gain, eps, kind == ModelConfig::Norm::rms_plus_one, out);
   }
+}
+
+// The gradients to add to are views, so that a const layer can be asked for them.
+void Norm::backward(const Tensor& x, const Tensor& dout, bool accumulate, Tensor& dx,
+                    Workspace& workspace) const {
+  Tensor gain_gradient = dgain, bias_gradient = dbias;
+  if (kind == ModelConfig::Norm::layer) {
+    ops::layer_norm_backward(x, gain, eps, dout, accumulate, dx, gain_gradient, bias_gradient, workspace);
+  } else {
+    ops::rms_norm_backward(x, gain, eps, kind == ModelConfig::Norm::rms_plus_one, dout, accumulate, dx,
+                           gain_gradient, workspace);
+  }
+}
+
+size_t Norm::backward_workspace_bytes(int64_t tokens) {
+  return ops::norm_backward_workspace_bytes(tokens);
 }
 
 uint64_t Norm::size_bytes() const {
