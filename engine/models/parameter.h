@@ -69,7 +69,7 @@ struct TrainingForm {
   bool train_matrices = true;
   // A transform for a matrix of a block, or null for none. master f32 [out, in].
   std::function<Result<std::unique_ptr<WeightTransform>>(const std::string& name, const Tensor& master)>
-      transform;
+      transform{};
 };
 
 }  // namespace pare

@@ -197,6 +197,7 @@ Result<WeightData> WeightTraining::stored() const {
     return data;
   }
   LowRankTensor tensor;
+  tensor.shape = {left->value.size(0), right->value.size(1)};
   tensor.left = left->value;
   tensor.right = is_adapter ? scaled_right : right->value;
   if (has_frozen) {
