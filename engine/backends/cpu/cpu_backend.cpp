@@ -8,6 +8,7 @@
 
 #include "engine/backends/cpu/kernels.h"
 #include "engine/backends/cpu/matmul/matmul.h"
+#include "engine/backends/cpu/pieces.h"
 #include "engine/backends/cpu/sparse/choice.h"
 #include "engine/backends/cpu/sparse/sparse.h"
 #include "engine/backends/cpu/training_class.h"
@@ -19,30 +20,8 @@
 namespace pare {
 namespace {
 
+using cpu::for_rows;
 using cpu::Isa;
-
-// Elements that one piece of work covers at least: a few microseconds, well above the cost of handing it
-// over.
-constexpr int64_t kPieceElements = 16'384;
-
-// body(begin, end) over pieces of [0, rows), cut by shape alone; small inputs stay on the calling thread.
-template <typename Body>
-void for_rows(int64_t rows, int64_t elements_per_row, const Body& body) {
-  struct Cut {
-    const Body& body;
-    int64_t rows, grain;
-  };
-  const Cut cut{body, rows, std::max<int64_t>(1, kPieceElements / std::max<int64_t>(1, elements_per_row))};
-  if (cut.rows <= cut.grain) {
-    body(int64_t{0}, cut.rows);
-    return;
-  }
-  // One captured pointer fits into std::function, so nothing is allocated.
-  parallel_for((rows - 1) / cut.grain + 1, [&cut](int64_t piece) {
-    const int64_t begin = piece * cut.grain;
-    cut.body(begin, std::min(cut.rows, begin + cut.grain));
-  });
-}
 
 class CpuBackend final : public Backend {
  public:

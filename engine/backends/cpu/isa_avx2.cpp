@@ -11,5 +11,8 @@
 #include "engine/backends/cpu/elementwise_body.h"
 #include "engine/backends/cpu/logits_body.h"
 #include "engine/backends/cpu/row_body.h"
+#include "engine/backends/cpu/training_activation_body.h"
+#include "engine/backends/cpu/training_optimizer_body.h"
+#include "engine/backends/cpu/training_row_body.h"
 // The table needs all of them.
 #include "engine/backends/cpu/table_body.h"

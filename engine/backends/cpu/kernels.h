@@ -10,7 +10,7 @@
 
 #include "engine/backends/cpu/attention_plan.h"
 #include "engine/backends/cpu/isa.h"
-#include "engine/tensor/backend.h"
+#include "engine/tensor/training_backend.h"
 
 namespace pare::cpu {
 
@@ -30,6 +30,26 @@ struct Kernels {
   // sequence_head: of sequences * kv_heads
   void (*attention_backward)(const AttentionBackwardArgs&, const AttentionBackwardPlan&,
                              int64_t sequence_head, int64_t query_chunk, int64_t key_chunk);
+
+  // Training. Of a norm: what its rows have in common, into the scratch of the arguments; then, in any order, dx of rows
+  // and the gradients of parameters, of channels [begin, end).
+  void (*rms_norm_statistics)(const RmsNormBackwardArgs&, int64_t begin, int64_t end);
+  void (*rms_norm_dx)(const RmsNormBackwardArgs&, int64_t begin, int64_t end);
+  void (*rms_norm_dgain)(const RmsNormBackwardArgs&, int64_t begin, int64_t end);
+  void (*layer_norm_statistics)(const LayerNormBackwardArgs&, int64_t begin, int64_t end);
+  void (*layer_norm_dx)(const LayerNormBackwardArgs&, int64_t begin, int64_t end);
+  void (*layer_norm_parameters)(const LayerNormBackwardArgs&, int64_t begin, int64_t end);
+  void (*rotary_backward)(const RotaryArgs&, int64_t begin, int64_t end);
+  void (*activation_backward)(const ActivationBackwardArgs&, int64_t begin, int64_t end);
+  void (*gated_activation_backward)(const GatedActivationBackwardArgs&, int64_t begin, int64_t end);
+  void (*softmax_backward)(const SoftmaxBackwardArgs&, int64_t begin, int64_t end);
+  void (*embedding_backward)(const EmbeddingBackwardArgs&, int64_t begin, int64_t end);  // channels, all tokens
+  // Rows of a matrix with a mask, else elements.
+  void (*adamw)(const AdamWArgs&, int64_t begin, int64_t end);
+  void (*sgd)(const SgdArgs&, int64_t begin, int64_t end);
+  double (*sum_of_squares)(const float* x, int64_t count);
+  void (*fake_quantize)(const FakeQuantizeArgs&, int64_t begin, int64_t end);
+  void (*fake_quantize_backward)(const FakeQuantizeBackwardArgs&, int64_t begin, int64_t end);
 
   // out[i] (+)= scale * x[i], for rows that are made outside (quantized tables)
   void (*scale_row)(const float* x, float scale, bool accumulate, float* out, int64_t count);

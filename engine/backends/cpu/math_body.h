@@ -103,6 +103,32 @@ PARE_INLINE Vec normal_distribution(Vec x) {
   return select(less(x, zero()), tail, broadcast(1.0f) - tail);
 }
 
+// How much of a vector there is: all of it, or its first `count` lanes (the others are loaded as zero).
+struct Whole {};
+struct Rest {
+  int64_t count;
+};
+PARE_INLINE Vec load(const float* p, Whole) {
+  return load(p);
+}
+PARE_INLINE Vec load(const float* p, Rest rest) {
+  return load_partial(p, rest.count);
+}
+PARE_INLINE void store(float* p, Vec a, Whole) {
+  store(p, a);
+}
+PARE_INLINE void store(float* p, Vec a, Rest rest) {
+  store_partial(p, a, rest.count);
+}
+
+// body(i, extent) for each vector of a row of n: for functions of more rows than map() takes.
+template <typename Body>
+PARE_INLINE void for_each_piece(int64_t n, Body body) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) body(i, Whole{});
+  if (i < n) body(i, Rest{n - i});
+}
+
 // out[i] = function(x[i]); x and out may be the same.
 template <typename Function>
 PARE_INLINE void map(const float* x, float* out, int64_t n, Function function) {

@@ -49,7 +49,9 @@ static void layer_norm(const LayerNormArgs& a, int64_t begin, int64_t end) {
   }
 }
 
-static void rotary(const RotaryArgs& a, int64_t begin, int64_t end) {
+// kBack: the rotation by the opposite angle, which is the gradient of the one forward.
+template <bool kBack>
+PARE_INLINE void rotate(const RotaryArgs& a, int64_t begin, int64_t end) {
   const int64_t half = a.rotary_dim / 2;
   for (int64_t t = begin; t < end; ++t) {
     const float* cosines = a.cosines + int64_t(a.positions[t]) * half;
@@ -57,29 +59,23 @@ static void rotary(const RotaryArgs& a, int64_t begin, int64_t end) {
     for (int64_t h = 0; h < a.heads; ++h) {
       float* x = a.x + t * a.stride + h * a.head_dim;
       float* y = x + half;
-      const auto turn = [](Vec& u, Vec& v, Vec c, Vec s) {
-        const Vec rotated = u * c - v * s;
-        v = v * c + u * s;
-        u = rotated;
-      };
-      int64_t k = 0;
-      for (; k + kLanes <= half; k += kLanes) {
-        Vec u = load(x + k);
-        Vec v = load(y + k);
-        turn(u, v, load(cosines + k), load(sines + k));
-        store(x + k, u);
-        store(y + k, v);
-      }
-      if (k < half) {
-        const int64_t rest = half - k;
-        Vec u = load_partial(x + k, rest);
-        Vec v = load_partial(y + k, rest);
-        turn(u, v, load_partial(cosines + k, rest), load_partial(sines + k, rest));
-        store_partial(x + k, u, rest);
-        store_partial(y + k, v, rest);
-      }
+      for_each_piece(half, [&](int64_t k, auto extent) {
+        const Vec u = load(x + k, extent);
+        const Vec v = load(y + k, extent);
+        const Vec c = load(cosines + k, extent);
+        const Vec s = load(sines + k, extent);
+        store(x + k, kBack ? u * c + v * s : u * c - v * s, extent);
+        store(y + k, kBack ? v * c - u * s : v * c + u * s, extent);
+      });
     }
   }
+}
+
+static void rotary(const RotaryArgs& a, int64_t begin, int64_t end) {
+  rotate<false>(a, begin, end);
+}
+static void rotary_backward(const RotaryArgs& a, int64_t begin, int64_t end) {
+  rotate<true>(a, begin, end);
 }
 
 PARE_INLINE float row_maximum(const float* x, int64_t n) {

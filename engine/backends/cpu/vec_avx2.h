@@ -73,6 +73,9 @@ PARE_INLINE Vec multiply_add(Vec a, Vec b, Vec c) {
 PARE_INLINE Vec subtract_product(Vec a, Vec b, Vec c) {
   return {_mm256_fnmadd_ps(a.v, b.v, c.v)};
 }
+PARE_INLINE Vec square_root(Vec a) {
+  return {_mm256_sqrt_ps(a.v)};
+}
 PARE_INLINE Vec max_or_second(Vec a, Vec b) {
   return {_mm256_max_ps(a.v, b.v)};
 }
@@ -105,6 +108,11 @@ PARE_INLINE Mask less(Vec a, Vec b) {
 PARE_INLINE Mask equal(Vec a, Vec b) {
   return {_mm256_cmp_ps(a.v, b.v, _CMP_EQ_OQ)};
 }
+PARE_INLINE Mask mask_of_bits(uint32_t bits) {
+  const __m256i own = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+  const __m256i set = _mm256_and_si256(_mm256_set1_epi32(int32_t(bits)), own);
+  return {_mm256_castsi256_ps(_mm256_cmpeq_epi32(set, own))};
+}
 PARE_INLINE bool any(Mask m) {
   return _mm256_movemask_ps(m.m) != 0;
 }
@@ -131,6 +139,9 @@ PARE_INLINE Wide wide_broadcast(double x) {
 }
 PARE_INLINE Wide widen(Vec a) {
   return {_mm256_cvtps_pd(_mm256_castps256_ps128(a.v)), _mm256_cvtps_pd(_mm256_extractf128_ps(a.v, 1))};
+}
+PARE_INLINE Vec narrow(Wide a) {
+  return {_mm256_set_m128(_mm256_cvtpd_ps(a.high), _mm256_cvtpd_ps(a.low))};
 }
 PARE_INLINE Wide operator+(Wide a, Wide b) {
   return {_mm256_add_pd(a.low, b.low), _mm256_add_pd(a.high, b.high)};

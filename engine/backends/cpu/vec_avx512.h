@@ -75,6 +75,9 @@ PARE_INLINE Vec multiply_add(Vec a, Vec b, Vec c) {
 PARE_INLINE Vec subtract_product(Vec a, Vec b, Vec c) {
   return {_mm512_fnmadd_ps(a.v, b.v, c.v)};
 }
+PARE_INLINE Vec square_root(Vec a) {
+  return {_mm512_sqrt_ps(a.v)};
+}
 PARE_INLINE Vec max_or_second(Vec a, Vec b) {
   return {_mm512_max_ps(a.v, b.v)};
 }
@@ -99,6 +102,9 @@ PARE_INLINE Mask less(Vec a, Vec b) {
 }
 PARE_INLINE Mask equal(Vec a, Vec b) {
   return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_EQ_OQ)};
+}
+PARE_INLINE Mask mask_of_bits(uint32_t bits) {
+  return {__mmask16(bits)};
 }
 PARE_INLINE bool any(Mask m) {
   return m.m != 0;
@@ -128,6 +134,9 @@ PARE_INLINE Wide wide_broadcast(double x) {
 }
 PARE_INLINE Wide widen(Vec a) {
   return {_mm512_cvtps_pd(_mm512_castps512_ps256(a.v)), _mm512_cvtps_pd(_mm512_extractf32x8_ps(a.v, 1))};
+}
+PARE_INLINE Vec narrow(Wide a) {
+  return {_mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps(a.low)), _mm512_cvtpd_ps(a.high), 1)};
 }
 PARE_INLINE Wide operator+(Wide a, Wide b) {
   return {_mm512_add_pd(a.low, b.low), _mm512_add_pd(a.high, b.high)};

@@ -92,6 +92,11 @@ PARE_INLINE Vec multiply_add(Vec a, Vec b, Vec c) {
 PARE_INLINE Vec subtract_product(Vec a, Vec b, Vec c) {
   return {c.v - a.v * b.v};
 }  // c - a b
+PARE_INLINE Vec square_root(Vec a) {
+  Vec root = zero();
+  for (int64_t i = 0; i < kLanes; ++i) root.v[i] = __builtin_sqrtf(a.v[i]);
+  return root;
+}
 // The larger (smaller) one; the second when either is NaN.
 PARE_INLINE Vec max_or_second(Vec a, Vec b) {
   return {a.v > b.v ? a.v : b.v};
@@ -127,6 +132,11 @@ PARE_INLINE Mask less(Vec a, Vec b) {
 PARE_INLINE Mask equal(Vec a, Vec b) {
   return {a.v == b.v};
 }
+// Lane i: bit i, low bit first.
+PARE_INLINE Mask mask_of_bits(uint32_t bits) {
+  const int32_t b = int32_t(bits);
+  return {(Integers{b, b, b, b} & Integers{1, 2, 4, 8}) != Integers{}};
+}
 PARE_INLINE bool any(Mask m) {
   return (m.m[0] | m.m[1] | m.m[2] | m.m[3]) != 0;
 }
@@ -151,6 +161,9 @@ PARE_INLINE Wide wide_broadcast(double x) {
 }
 PARE_INLINE Wide widen(Vec a) {
   return {Doubles{double(a.v[0]), double(a.v[1])}, Doubles{double(a.v[2]), double(a.v[3])}};
+}
+PARE_INLINE Vec narrow(Wide a) {  // each lane rounded once
+  return {Floats{float(a.low[0]), float(a.low[1]), float(a.high[0]), float(a.high[1])}};
 }
 PARE_INLINE Wide operator+(Wide a, Wide b) {
   return {a.low + b.low, a.high + b.high};
