@@ -10,11 +10,22 @@ struct Slope {
   Vec value, slope;
 };
 
-// of x / (1 + exp(-factor x)), with s = 1 / (1 + exp(-factor x)):  f' = s (1 + factor x (1 - s))
+// s = 1 / (1 + exp(-x)), and 1 - s without cancellation. Where s underflows, so does its product with 1 - s.
+struct Logistic {
+  Vec value, complement;
+};
+
+PARE_INLINE Logistic logistic(Vec x) {
+  const Vec exponential = exp(zero() - x);
+  const Vec s = broadcast(1.0f) / (broadcast(1.0f) + exponential);
+  return {s, min_or_second(broadcast(1e38f), exponential) * s};
+}
+
+// of x / (1 + exp(-factor x)), with s of factor x:  f' = s (1 + factor x (1 - s))
 PARE_INLINE Slope logistic_slope(Vec x, float factor) {
   const Vec argument = x * broadcast(factor);
-  const Vec s = broadcast(1.0f) / (broadcast(1.0f) + exp(zero() - argument));
-  return {x * s, s * multiply_add(argument, broadcast(1.0f) - s, broadcast(1.0f))};
+  const Logistic s = logistic(argument);
+  return {x * s.value, s.value * multiply_add(argument, s.complement, broadcast(1.0f))};
 }
 
 PARE_INLINE Slope relu_slope(Vec x) {
@@ -32,15 +43,15 @@ PARE_INLINE Slope gelu_slope(Vec x) {
   return {x * distribution, multiply_add(x * broadcast(0.39894228f), exponential, distribution)};
 }
 
-// With s = 1 / (1 + exp(-2 u)), u = sqrt(2/pi) (x + 0.044715 x^3):  f' = s + x s (1 - s) 2 u'. Beyond 20 it
-// is 0 or 1, and the square of x must not overflow.
+// With s of 2 u, u = sqrt(2/pi) (x + 0.044715 x^3):  f' = s + x s (1 - s) 2 u'. Beyond 20 it is 0 or 1, and
+// the square of x must not overflow.
 PARE_INLINE Slope gelu_tanh_slope(Vec x) {
   const Vec bounded = max_or_second(broadcast(-20.0f), min_or_second(broadcast(20.0f), x));
   const Vec square = bounded * bounded;
-  const Vec argument = multiply_add(square * broadcast(0.044715f), bounded, bounded) * broadcast(1.59576912f);
-  const Vec s = broadcast(1.0f) / (broadcast(1.0f) + exp(zero() - argument));
+  const Logistic s =
+      logistic(multiply_add(square * broadcast(0.044715f), bounded, bounded) * broadcast(1.59576912f));
   const Vec inner = multiply_add(square, broadcast(0.21406424f), broadcast(1.59576912f));  // 2 u'
-  return {x * s, multiply_add(bounded * s * (broadcast(1.0f) - s), inner, s)};
+  return {x * s.value, multiply_add(bounded * s.value * s.complement, inner, s.value)};
 }
 
 // Calls body(function) with the function x -> Slope that `kind` names.
