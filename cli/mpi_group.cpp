@@ -9,6 +9,7 @@
 
 #include "calibrate/merge.h"
 #include "calibrate/statistics_tensors.h"
+#include "cli/mpi_exchange.h"
 #include "cli/process_group.h"
 
 namespace pare::cli {
@@ -19,6 +20,9 @@ constexpr int kStatisticsTag = 1;
 // MPI counts are int; large matrices go in pieces.
 constexpr size_t kPieceBytes = size_t(1) << 30;
 
+// Joined and not finished: one for the process, as MPI is.
+bool is_joined = false;
+
 class MpiGroup final : public ProcessGroup {
  public:
   MpiGroup() {
@@ -27,9 +31,8 @@ class MpiGroup final : public ProcessGroup {
     if (initialized == 0) MPI_Init(nullptr, nullptr);
     MPI_Comm_rank(MPI_COMM_WORLD, &rank_);
     MPI_Comm_size(MPI_COMM_WORLD, &size_);
-  }
-  ~MpiGroup() override {
-    if (!is_finished_) MPI_Abort(MPI_COMM_WORLD, int(Exit::io));
+    is_joined = true;
+    exchange_ = mpi_exchange();
   }
 
   int rank() const override { return rank_; }
@@ -61,9 +64,11 @@ class MpiGroup final : public ProcessGroup {
     return {};
   }
 
+  GradientExchange& exchange() override { return *exchange_; }
+
   void finish() override {
     MPI_Barrier(MPI_COMM_WORLD);
-    is_finished_ = true;
+    is_joined = false;
     MPI_Finalize();
   }
 
@@ -83,7 +88,7 @@ class MpiGroup final : public ProcessGroup {
   }
 
   int rank_ = 0, size_ = 1;
-  bool is_finished_ = false;
+  std::unique_ptr<GradientExchange> exchange_;
 };
 
 // Started by hand: no MPI needed, and none is started.
@@ -92,8 +97,12 @@ class Alone final : public ProcessGroup {
   int rank() const override { return 0; }
   int size() const override { return 1; }
   double largest(double value) override { return value; }
+  GradientExchange& exchange() override { return *exchange_; }
   Status merge_to_first(const SiteEntry&, StatisticSet, SiteStatistics&) override { return {}; }
   void finish() override {}
+
+ private:
+  std::unique_ptr<GradientExchange> exchange_ = single_process();
 };
 
 }  // namespace
@@ -104,6 +113,10 @@ Result<std::unique_ptr<ProcessGroup>> ProcessGroup::join() {
       std::getenv("OMPI_COMM_WORLD_SIZE") != nullptr || std::getenv("PMI_SIZE") != nullptr;
   if (!is_launched) return std::unique_ptr<ProcessGroup>(std::make_unique<Alone>());
   return std::unique_ptr<ProcessGroup>(std::make_unique<MpiGroup>());
+}
+
+void end_group(int exit) {
+  if (is_joined) MPI_Abort(MPI_COMM_WORLD, exit);
 }
 
 }  // namespace pare::cli

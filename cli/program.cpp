@@ -7,6 +7,7 @@
 #include <new>
 #include <system_error>
 
+#include "cli/process_group.h"
 #include "cli/usage_error.h"
 #include "engine/core/log.h"
 #include "engine/core/signals.h"
@@ -94,12 +95,8 @@ int parse_and_run(CLI::App& app, Commands& commands, int argc, char** argv) {
   return int(*result);
 }
 
-}  // namespace
-
-int run_program(int argc, char** argv, const std::string& name, const std::string& help,
+int run_guarded(int argc, char** argv, const std::string& name, const std::string& help,
                 const std::function<void(CLI::App&, Commands&)>& build) {
-  ensure_standard_descriptors();
-  install_signal_handlers();
   // Kept back for the error line of an out-of-memory end.
   auto reserve = std::make_unique<char[]>(64 * 1024);
   try {
@@ -140,6 +137,17 @@ int run_program(int argc, char** argv, const std::string& name, const std::strin
                    .limit = {}},
                   false);
   }
+}
+
+}  // namespace
+
+int run_program(int argc, char** argv, const std::string& name, const std::string& help,
+                const std::function<void(CLI::App&, Commands&)>& build) {
+  ensure_standard_descriptors();
+  install_signal_handlers();
+  const int exit = run_guarded(argc, argv, name, help, build);
+  end_group(exit);
+  return exit;
 }
 
 }  // namespace pare::cli
