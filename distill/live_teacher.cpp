@@ -36,6 +36,7 @@ class LiveTeacher : public Teacher {
 
   Status reserve(const Batch& largest, int64_t chunk_rows, const TeacherNeeds& needs) override {
     needs_ = needs;
+    kept_scope_.reset();
     const Device device = model_->device();
     PARE_CHECK(model_->reserve_positions(largest.tokens_per_sequence));
     if (one_block_) {

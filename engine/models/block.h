@@ -60,6 +60,10 @@ class Block {
                   const BlockActivations& kept, const AttentionHook& on_attention, Tensor& dhidden,
                   Workspace& workspace) const;
   size_t training_workspace_bytes(const Batch& batch) const;
+  // Queries, keys and values alone, of the block's input x; taken from `kept` (attention_bytes).
+  AttentionParts attention_parts(const Tensor& x, const Batch& batch, const RotaryTable* rotary,
+                                 Workspace& kept, Workspace& workspace) const;
+  size_t attention_bytes(const Batch& batch) const;
   // out = down_e(inner): what one expert of a mixture gives, before its share.
   void expert_output(int expert, const Tensor& inner, Tensor& out, Workspace& workspace) const;
   // Loads the part of this role (of an expert) again, after the source has changed. Biases and norms

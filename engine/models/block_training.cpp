@@ -73,6 +73,20 @@ Status Block::backward(const Tensor& x, const Batch& batch, const RotaryTable* r
   return {};
 }
 
+AttentionParts Block::attention_parts(const Tensor& x, const Batch& batch, const RotaryTable* rotary,
+                                      Workspace& kept, Workspace& workspace) const {
+  const Workspace::Scope scope(workspace);
+  AttentionActivations activations = attention_.take_activations(batch.tokens(), kept);
+  Tensor normed = workspace.take(DType::f32, x.shape());
+  input_norm_.forward(x, normed);
+  attention_.project(normed, batch, rotary, activations, workspace);
+  return activations.parts;
+}
+
+size_t Block::attention_bytes(const Batch& batch) const {
+  return attention_.activation_bytes(batch.tokens());
+}
+
 size_t Block::training_workspace_bytes(const Batch& batch) const {
   const int64_t tokens = batch.tokens();
   return 2 * Workspace::bytes_for(DType::f32, {tokens, hidden_size_}) +

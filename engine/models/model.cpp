@@ -253,6 +253,26 @@ Status Model::reload(int index, Role role, int expert) {
   return blocks_[size_t(index)]->reload(*source_, description_, index, role, device_, expert);
 }
 
+Status Model::attention_parts(int index, const Batch& batch, const Tensor& hidden, AttentionParts& parts,
+                              Workspace& kept, Workspace& workspace) {
+  PARE_ASSERT(block_loaded(index), "[model] block {} is not loaded", index);
+  RotaryTable* rotary = positions_->table(config().blocks[size_t(index)].head_dim);
+  if (rotary != nullptr) PARE_CHECK(rotary->reserve(batch.tokens_per_sequence));
+  parts = blocks_[size_t(index)]->attention_parts(hidden, batch, rotary, kept, workspace);
+  return {};
+}
+
+size_t Model::attention_bytes(int index, const Batch& batch) const {
+  const std::unique_ptr<Block>& loaded = blocks_[size_t(index)];
+  if (loaded != nullptr) return loaded->attention_bytes(batch);
+  const BlockConfig& block = config().blocks[size_t(index)];
+  size_t bytes = Block::plan(*source_, description_, index, device_)->attention_bytes(batch);
+  if (config().query_key_norm)  // which a block without values does not know of
+    bytes += Workspace::bytes_for(DType::f32, {batch.tokens(), block.heads * block.head_dim}) +
+             Workspace::bytes_for(DType::f32, {batch.tokens(), block.kv_heads * block.head_dim});
+  return bytes;
+}
+
 Status Model::run_head(const Tensor& rows, Tensor& logits, Workspace& workspace) {
   PARE_ASSERT(final_norm_ != nullptr && head_weight().defined(), "[model] the head is not loaded");
   PARE_ASSERT(logits.size(0) == rows.size(0), "[model] {} rows, {} logits", rows.size(0), logits.size(0));

@@ -14,6 +14,7 @@ namespace pare {
 
 class Block;  // block.h: one transformer layer
 struct Norm;  // layers/norm.h
+struct AttentionParts;  // layers/attention.h
 
 // Rows of a batch: `sequences` sequences of `tokens_per_sequence` consecutive tokens each; the first token of
 // a sequence has position `first_position` (0 unless a cache holds earlier ones).
@@ -82,6 +83,11 @@ class Model {
   void expert_output(int index, int expert, const Tensor& inner, Tensor& out, Workspace& workspace) const;
   // Loads one part (of an expert) of a loaded block again, after the source has changed.
   Status reload(int index, Role role, int expert = -1);
+  // Rotated queries and keys, and values of block `index`, from its input `hidden`, which stays as it is; views
+  // of what is taken from `kept`. Workspace as for run_block(). Whole sequences from position 0.
+  Status attention_parts(int index, const Batch& batch, const Tensor& hidden, AttentionParts& parts,
+                         Workspace& kept, Workspace& workspace);
+  size_t attention_bytes(int index, const Batch& batch) const;  // of `kept`; also before anything is loaded
   // Final norm and head of `rows` (f32 [n, hidden], a slice of hidden) into logits f32 [n, vocabulary].
   Status run_head(const Tensor& rows, Tensor& logits, Workspace& workspace);
 

@@ -52,6 +52,9 @@ struct Attention {
   size_t activation_bytes(int64_t tokens) const;
   void forward_training(const Tensor& x, const Batch& batch, const RotaryTable* rotary,
                         AttentionActivations& kept, Tensor& out, Workspace& workspace) const;
+  // Its first part alone: queries, keys and values of x into kept.parts.
+  void project(const Tensor& x, const Batch& batch, const RotaryTable* rotary, AttentionActivations& kept,
+               Workspace& workspace) const;
   // dx [tokens, hidden] is overwritten; dout is that of out
   Status backward(const Tensor& x, const Batch& batch, const RotaryTable* rotary,
                   const AttentionActivations& kept, const Tensor& dout, const AttentionHook& hook, Tensor& dx,

@@ -66,9 +66,8 @@ size_t Attention::activation_bytes(int64_t tokens) const {
   return bytes + floats(queries) + floats(shape.heads);
 }
 
-void Attention::forward_training(const Tensor& x, const Batch& batch, const RotaryTable* rotary,
-                                 AttentionActivations& kept, Tensor& out, Workspace& workspace) const {
-  PARE_ASSERT(kv.is_none(), "[attention] training with keys and values of {}", kv.name());
+void Attention::project(const Tensor& x, const Batch& batch, const RotaryTable* rotary,
+                        AttentionActivations& kept, Workspace& workspace) const {
   AttentionParts& parts = kept.parts;
   if (is_fused()) {
     qkv.multiply(x, /*accumulate=*/false, kept.fused, workspace);
@@ -92,6 +91,13 @@ void Attention::forward_training(const Tensor& x, const Batch& batch, const Rota
     ops::rotary(parts.q, positions, rotary->cosines(), rotary->sines(), shape.heads);
     ops::rotary(parts.k, positions, rotary->cosines(), rotary->sines(), shape.kv_heads);
   }
+}
+
+void Attention::forward_training(const Tensor& x, const Batch& batch, const RotaryTable* rotary,
+                                 AttentionActivations& kept, Tensor& out, Workspace& workspace) const {
+  PARE_ASSERT(kv.is_none(), "[attention] training with keys and values of {}", kv.name());
+  project(x, batch, rotary, kept, workspace);
+  const AttentionParts& parts = kept.parts;
   ops::attention_training(parts.q, parts.k, parts.v, extent_of(*this, batch), kept.mixed, kept.log_sum_exp);
   output.multiply(kept.mixed, /*accumulate=*/true, out, workspace);
 }
