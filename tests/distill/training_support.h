@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "distill/gradient_exchange.h"
+#include "distill/teacher.h"
 #include "engine/core/random.h"
 #include "engine/models/parameter.h"
 #include "engine/tensor/training_ops.h"
@@ -70,6 +71,29 @@ inline bool same_bytes(const Tensor& a, const Tensor& b) {
 inline std::vector<float> values_of(const Tensor& tensor) {
   return {tensor.data<float>(), tensor.data<float>() + tensor.numel()};
 }
+
+// A teacher that says what it was told to say: logits [tokens, vocabulary] of one batch.
+class FixedTeacher : public Teacher {
+ public:
+  explicit FixedTeacher(Tensor logits) : logits_(std::move(logits)) {}
+  int64_t vocabulary_size() const override { return logits_.size(1); }
+  int64_t hidden_size() const override { return 0; }
+  Status check(const LossConfig&, const TeacherNeeds&) const override { return {}; }
+  Status reserve(const Batch&, int64_t, const TeacherNeeds&) override { return {}; }
+  uint64_t held_bytes() const override { return logits_.size_bytes(); }
+  Status start(const TeacherBatch&) override { return {}; }
+  Result<TeacherRows> rows(int64_t begin, int64_t end) override {
+    asked.push_back(end - begin);
+    return TeacherRows{.logits = logits_.rows(begin, end), .top_ids = {}, .top_log_probs = {}};
+  }
+  const Tensor& hidden(int) const override { return logits_; }
+  const AttentionParts& attention(int) const override { return parts_; }
+  std::vector<int64_t> asked;  // rows of every call
+
+ private:
+  Tensor logits_;
+  AttentionParts parts_;
+};
 
 // Ranks that are threads of one process. Every rank leaves its span on the table; all add in the order of
 // ranks.
