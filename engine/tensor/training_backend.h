@@ -129,8 +129,12 @@ enum class Divergence : uint8_t {
   forward_kl,       // KL(p_t || p_s)
   reverse_kl,       // KL(p_s || p_t)
   jensen_shannon,   // beta KL(p_t || m) + (1 - beta) KL(p_s || m), m = beta p_t + (1 - beta) p_s
-  total_variation,  // 1/2 sum |p_s - p_t|
+  total_variation,  // 1/2 sum |p_s - p_t|; its gradient takes the sign of p_s - p_t
 };
+// Probabilities that differ by less than this share of p_t differ by rounding: the sign of their difference is 0.
+constexpr float kSameProbability = 1e-5f;
+// Ids of a teacher that can be known at most.
+constexpr int64_t kKnownIds = 65'536;
 
 // What a teacher that is known in k ids only says of the others (algorithms.md 7.3).
 enum class TeacherTail : uint8_t {

@@ -14,5 +14,8 @@
 #include "engine/backends/cpu/training_activation_body.h"
 #include "engine/backends/cpu/training_optimizer_body.h"
 #include "engine/backends/cpu/training_row_body.h"
+// On the body of logits.
+#include "engine/backends/cpu/loss_body.h"
+#include "engine/backends/cpu/loss_known_body.h"
 // The table needs all of them.
 #include "engine/backends/cpu/table_body.h"

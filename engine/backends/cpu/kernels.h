@@ -26,6 +26,7 @@ struct Kernels {
   void (*embedding)(const EmbeddingArgs&, int64_t begin, int64_t end);
   void (*cross_entropy)(const CrossEntropyArgs&, int64_t begin, int64_t end);
   void (*divergence)(const DivergenceArgs&, int64_t begin, int64_t end);
+  void (*loss_rows)(const LossRowsArgs&, int64_t begin, int64_t end);
   void (*attention)(const AttentionArgs&, const AttentionPlan&, int64_t item);
   // sequence_head: of sequences * kv_heads
   void (*attention_backward)(const AttentionBackwardArgs&, const AttentionBackwardPlan&,

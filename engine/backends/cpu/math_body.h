@@ -60,6 +60,24 @@ PARE_INLINE Vec exp_nonpositive(Vec x) {
   return scale_power2(exp2_fraction(f), n);
 }
 
+// The logarithm of a normal x > 0: x = 2^n f, f within sqrt(2) of 1, s = (f - 1) / (f + 1),
+// log f = 2 (s + s^3 / 3 + ... + s^9 / 9), error 3e-9.
+PARE_INLINE Vec log(Vec x) {
+  Vec n = exponent(x);
+  Vec f = scale_power2(x, zero() - n);
+  const Mask is_large = less(broadcast(1.41421356f), f);
+  f = select(is_large, f * broadcast(0.5f), f);
+  n = select(is_large, n + broadcast(1.0f), n);
+  const Vec s = (f - broadcast(1.0f)) / (f + broadcast(1.0f));
+  const Vec square = s * s;
+  Vec p = broadcast(2.0f / 9.0f);
+  p = multiply_add(p, square, broadcast(2.0f / 7.0f));
+  p = multiply_add(p, square, broadcast(2.0f / 5.0f));
+  p = multiply_add(p, square, broadcast(2.0f / 3.0f));
+  const Vec fraction = multiply_add(p * square, s, s + s);
+  return multiply_add(n, broadcast(0.693359375f), multiply_add(n, broadcast(-2.12194440e-4f), fraction));
+}
+
 PARE_INLINE Vec absolute(Vec x) {
   return bits_and(x, 0x7fffffffu);
 }

@@ -17,6 +17,7 @@ const Kernels kKernels{
     .embedding = embedding,
     .cross_entropy = cross_entropy,
     .divergence = divergence,
+    .loss_rows = loss_rows,
     .attention = attention,
     .attention_backward = attention_backward,
     .rms_norm_statistics = rms_norm_statistics,

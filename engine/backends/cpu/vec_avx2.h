@@ -95,6 +95,10 @@ PARE_INLINE Vec scale_power2(Vec a, Vec n) {
   const __m256 s = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(second, bias), 23));
   return {_mm256_mul_ps(_mm256_mul_ps(a.v, f), s)};
 }
+PARE_INLINE Vec exponent(Vec a) {
+  const __m256i whole = _mm256_srli_epi32(_mm256_castps_si256(a.v), 23);
+  return {_mm256_cvtepi32_ps(_mm256_sub_epi32(whole, _mm256_set1_epi32(127)))};
+}
 PARE_INLINE Vec bits_and(Vec a, uint32_t bits) {
   return {_mm256_and_ps(a.v, _mm256_castsi256_ps(_mm256_set1_epi32(int32_t(bits))))};
 }

@@ -90,6 +90,9 @@ PARE_INLINE Vec round_even(Vec a) {
 PARE_INLINE Vec scale_power2(Vec a, Vec n) {
   return {_mm512_scalef_ps(a.v, n.v)};
 }
+PARE_INLINE Vec exponent(Vec a) {
+  return {_mm512_getexp_ps(a.v)};
+}
 PARE_INLINE Vec bits_and(Vec a, uint32_t bits) {
   return {_mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(a.v), _mm512_set1_epi32(int32_t(bits))))};
 }

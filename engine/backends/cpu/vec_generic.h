@@ -118,6 +118,11 @@ PARE_INLINE Vec scale_power2(Vec a, Vec n) {
   const Integers bias{127, 127, 127, 127};
   return {a.v * std::bit_cast<Floats>((first + bias) << 23) * std::bit_cast<Floats>((second + bias) << 23)};
 }
+// floor(log2 a) of a normal a > 0
+PARE_INLINE Vec exponent(Vec a) {
+  const Integers bias{127, 127, 127, 127};
+  return {__builtin_convertvector((std::bit_cast<Integers>(a.v) >> 23) - bias, Floats)};
+}
 PARE_INLINE Vec bits_and(Vec a, uint32_t bits) {
   const int32_t b = int32_t(bits);
   return {std::bit_cast<Floats>(std::bit_cast<Integers>(a.v) & Integers{b, b, b, b})};

@@ -34,8 +34,9 @@ Term term(const LossRowsArgs& a, double log_teacher, double log_student) {
       return {beta * of_teacher + (1.0 - beta) * of_student, (1.0 - beta) * of_student};
     }
     case Divergence::total_variation: {
-      const double sign = double(student > teacher) - double(student < teacher);
-      return {0.5 * std::abs(student - teacher), 0.5 * student * sign};
+      const double size = std::abs(student - teacher);
+      const double sign = size > double(kSameProbability) * teacher ? (student > teacher ? 1.0 : -1.0) : 0.0;
+      return {0.5 * size, 0.5 * student * sign};
     }
   }
   return {0.0, 0.0};

@@ -33,7 +33,7 @@ int64_t check_teacher(const Tensor& logits, const Tensor& teacher, const Tensor&
   }
   if (!top_ids.defined()) return 0;
   const int64_t known = top_ids.size(-1);
-  PARE_ASSERT(known > 0, "[{}] no ids are known", kOp);
+  PARE_ASSERT(known > 0 && known <= kKnownIds, "[{}] {} ids are known", kOp, known);
   // KL(p_s || p_t) where p_t is 0
   PARE_ASSERT(!(o.kind == Divergence::reverse_kl && o.tail == TeacherTail::zero),
               "[{}] reverse KL of a teacher without a tail is infinite", kOp);
