@@ -186,6 +186,9 @@ Status JobFolder::State::load(const Json& identity) {
 const std::string& JobFolder::path() const {
   return state_->store.path();
 }
+std::string JobFolder::training_log_path() const {
+  return state_->store.path_of(kJobTrainingLog);
+}
 const std::string& JobFolder::id() const {
   return state_->id;
 }

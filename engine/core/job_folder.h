@@ -9,6 +9,7 @@
 //   obj/<hex>      objects, named by the XXH3-128 of their bytes
 //   parts/         of a job of several steps: what each has written, "1.pare", and its own job folder
 //   events.jsonl   a log for people; never read back
+//   train.jsonl    of training: the log of its steps; the output never depends on it
 // The JSON files carry a checksum of themselves. docs/jobs.md has the order of writes and what each fault
 // does.
 //
@@ -80,10 +81,11 @@ class JobFolder {
   ~JobFolder();  // gives the lock back; what was committed stays
 
   const std::string& path() const;
-  const std::string& id() const;  // 32 hex digits, the hash of the identity
-  bool resumed() const;           // a commit was found
-  const Json& position() const;   // what the last commit stored; null before the first
-  int64_t generation() const;     // number of commits so far; 0 before the first
+  std::string training_log_path() const;  // of train.jsonl
+  const std::string& id() const;          // 32 hex digits, the hash of the identity
+  bool resumed() const;                   // a commit was found
+  const Json& position() const;           // what the last commit stored; null before the first
+  int64_t generation() const;             // number of commits so far; 0 before the first
   bool went_back() const;  // the newest generation was damaged, the one before is used (with a warning)
   const std::string& damage() const;  // what was found damaged, for the report; empty when nothing was
 
@@ -96,8 +98,8 @@ class JobFolder {
   // An object, its checksum verified now; exit 3 naming the file when it is damaged or gone.
   Result<std::shared_ptr<const MappedFile>> get(const Hash128& object) const;
 
-  // Where a job of several steps keeps what its steps write, made if it is missing: `<n>.pare`, with its report
-  // and its job folder beside it. Whoever names such a file in a position keeps its checksum there.
+  // Where a job of several steps keeps what its steps write, made if it is missing: `<n>.pare`, with its
+  // report and its job folder beside it. Whoever names such a file in a position keeps its checksum there.
   Result<std::string> parts_folder();
 
   // Makes `position` the one to continue from, with the objects that it needs (all put here, or named by the

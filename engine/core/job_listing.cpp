@@ -82,7 +82,8 @@ Status list_parts(JobListing& listing, int folder, const std::string& path) {
       add_foreign(listing, fmt::format("{}/{}", kJobParts, name));
     } else if (rest == ".pare.pare-job" && S_ISDIR(status.st_mode)) {
       listing.part_jobs.push_back(name);
-    } else if ((rest == ".pare" || rest == ".pare.report.json") && S_ISREG(status.st_mode)) {
+    } else if ((rest == ".pare" || rest == ".pare.report.json" || rest == ".pare.log.jsonl") &&
+               S_ISREG(status.st_mode)) {
       listing.parts.push_back(name);
     } else {
       add_foreign(listing, fmt::format("{}/{}", kJobParts, name));
@@ -118,7 +119,7 @@ Result<JobListing> list_job_folder(int folder, const std::string& path) {
       listing.has_parts_folder = true;
     } else if (is_temporary_name(name)) {
       listing.temporaries.push_back(name);
-    } else if (name != kJobLock && name != kJobEvents) {
+    } else if (name != kJobLock && name != kJobEvents && name != kJobTrainingLog) {
       add_foreign(listing, name);
     }
   }

@@ -14,6 +14,7 @@ inline constexpr const char* kJobLock = "lock";
 inline constexpr const char* kJobIdentity = "job.json";
 inline constexpr const char* kJobCurrent = "CURRENT";
 inline constexpr const char* kJobEvents = "events.jsonl";
+inline constexpr const char* kJobTrainingLog = "train.jsonl";
 inline constexpr const char* kJobObjects = "obj";
 inline constexpr const char* kJobParts = "parts";
 std::string generation_name(int64_t number);  // gen-<n>.json

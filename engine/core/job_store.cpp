@@ -260,6 +260,7 @@ Status JobStore::clear(bool identity_first) {
   PARE_CHECK(clear_parts(listing));
   if (listing.has_parts_folder) PARE_CHECK(remove_one(kJobParts, AT_REMOVEDIR));
   PARE_CHECK(remove_one(kJobEvents, 0));
+  PARE_CHECK(remove_one(kJobTrainingLog, 0));
   PARE_CHECK(remove_one(kJobIdentity, 0));
   PARE_CHECK(remove_one(kJobCurrent, 0));
   return listing.has_objects_folder ? remove_one(kJobObjects, AT_REMOVEDIR) : Status();

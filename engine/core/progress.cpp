@@ -15,13 +15,35 @@ namespace {
 
 constexpr std::chrono::milliseconds kRedrawInterval{100};
 
+bool stderr_is_watched() {
+  return ::isatty(STDERR_FILENO) == 1 && log_level() != LogLevel::quiet && !log_is_json();
+}
+
 }  // namespace
+
+StatusLine::StatusLine()
+    : is_visible_(stderr_is_watched()), last_draw_(std::chrono::steady_clock::now() - kRedrawInterval) {}
+
+StatusLine::~StatusLine() {
+  finish();
+}
+
+void StatusLine::show(const std::function<std::string()>& text) {
+  const auto now = std::chrono::steady_clock::now();
+  if (!is_visible_ || now - last_draw_ < kRedrawInterval) return;
+  last_draw_ = now;
+  write_progress_line(sanitize(text()));
+}
+
+void StatusLine::finish() {
+  if (is_visible_) write_progress_line({});
+}
 
 Progress::Progress(std::string label, int64_t total, std::string unit)
     : label_(std::move(label)),
       unit_(std::move(unit)),
       total_(total),
-      visible_(::isatty(STDERR_FILENO) == 1 && log_level() != LogLevel::quiet && !log_is_json()),
+      visible_(stderr_is_watched()),
       start_(std::chrono::steady_clock::now()),
       last_draw_(start_ - kRedrawInterval) {
   draw();

@@ -3,9 +3,29 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <string>
 
 namespace pare {
+
+// One line of any text that is redrawn in place, under the same rules as Progress: at most ten times a
+// second, only on a terminal, silent with -q and with JSON messages.
+class StatusLine {
+ public:
+  StatusLine();
+  ~StatusLine();
+  StatusLine(const StatusLine&) = delete;
+  StatusLine& operator=(const StatusLine&) = delete;
+
+  bool is_visible() const { return is_visible_; }
+  // `text` is called when it is time to draw.
+  void show(const std::function<std::string()>& text);
+  void finish();  // erases it
+
+ private:
+  bool is_visible_;
+  std::chrono::steady_clock::time_point last_draw_;
+};
 
 // Shows `label  43% 12/28 blocks  3.1 blocks/s  6 s left`. Redraws at most ten times a second, only when
 // stderr is a terminal and the log level is not quiet; erased by finish() or the destructor.

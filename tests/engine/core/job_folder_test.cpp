@@ -404,13 +404,15 @@ TEST_F(JobFolderTest, PartsGoWithTheJob) {
   EXPECT_EQ(*parts, path_ + "/parts");
   spill(*parts + "/1.pare", "model");
   spill(*parts + "/1.pare.report.json", "{}");
+  spill(*parts + "/1.pare.log.jsonl", "{}\n");
+  spill(job->training_log_path(), "{}\n");
   ASSERT_TRUE(make_job(*parts + "/2.pare.pare-job", 3));
   spill(*parts + "/.pare-tmp-00000000-0123456789abcdef", "x");
   ASSERT_TRUE(commit_step(*job, 1));
-  EXPECT_EQ(names_in(*parts).size(), 4u) << "a commit leaves parts alone";
+  EXPECT_EQ(names_in(*parts).size(), 5u) << "a commit leaves parts alone";
   job = Error{};  // closed, the job stays
   job = resume_job(path_);
-  EXPECT_EQ(names_in(*parts).size(), 3u) << "but not the temporary of a killed process";
+  EXPECT_EQ(names_in(*parts).size(), 4u) << "but not the temporary of a killed process";
   const Status removed = job->remove();
   EXPECT_TRUE(removed) << message(removed);
   EXPECT_FALSE(fs::exists(path_));
