@@ -57,10 +57,14 @@ double hidden_loss(HiddenLossKind kind, const Tensor& h, const Tensor& target, P
                    const Tensor& target_ids, double scale, Tensor& dh, Workspace& workspace);
 size_t hidden_loss_bytes(Device device, int64_t tokens, int64_t student_size, int64_t teacher_size);
 
-// x [tokens, relation_heads * d_s], target [tokens, relation_heads * d_t]. Returns the sum over counting rows
-// of the mean over heads of KL; dx is added to. Causal where is_causal.
+// x [tokens, relation_heads * d_s], target [tokens, relation_heads * d_t]; rows may have gaps. Returns the
+// sum over counting rows of the mean over heads of KL; dx is added to; undefined: no gradient. Memory of one
+// matrix of scores on each side.
 double relation_loss(const Tensor& x, const Tensor& target, const Batch& batch, int64_t relation_heads,
-                     bool is_causal, const Tensor& target_ids, double scale, Tensor& dx);
+                     bool is_causal, const Tensor& target_ids, double scale, Tensor& dx,
+                     Workspace& workspace);
+size_t relation_loss_bytes(Device device, int64_t tokens_per_sequence, int64_t student_width,
+                           int64_t teacher_width, int64_t relation_heads);
 
 // All of them for one pair of models.
 class IntermediateLoss {
@@ -75,7 +79,7 @@ class IntermediateLoss {
   const TeacherNeeds& needs() const;
   // The projections, kind adapter; to be trained with the student's parameters and dropped.
   const ParameterList& parameters() const;
-  size_t workspace_bytes(int64_t tokens) const;
+  Status reserve(const Batch& largest);  // exit 6
 
   // First pass over the data of the first step: collects variances and values. `logit_loss`: the sum of the
   // batch.
@@ -89,12 +93,12 @@ class IntermediateLoss {
   // step times the loss scale. What they point to stays alive until backward() returns.
   BackwardHooks hooks(TrainingModel& student, const Teacher& teacher, const Batch& batch,
                       const Tensor& targets, double gradient_scale);
-  // After the last batch of a step: the weighted value per token, and the weight of the next step.
-  // Collective.
+  // After the last batch of a step, also of one that is left out: the weighted value per token; then the
+  // weight of the next step is known. logit_loss: the sum over all ranks. Collective.
   Result<double> finish_step(GradientExchange& exchange, double logit_loss, int64_t tokens);
 
   void save(TrainerState& state) const;  // variances and weight; projections are saved as parameters
-  Status restore(const TrainerState& state);
+  Status restore(const TrainerState& state, GradientExchange& exchange);  // collective; exit 3
 
  private:
   IntermediateLoss();
