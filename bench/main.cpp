@@ -16,6 +16,7 @@ int main(int argc, char** argv) {
   app.add_option("--text", inputs.text, "UTF-8 text for these cases");
   app.add_option("--python", inputs.python, "Python with torch and transformers");
   app.add_option("--peer-script", inputs.peer_script, "bench/peers/torch_dense.py");
+  app.add_option("--train-peer-script", inputs.train_peer_script, "bench/peers/torch_train.py");
   app.add_option("--filter", options.filters, "only cases whose name contains one of these texts")
       ->delimiter(',');
   app.add_option("--threads", options.threads, "thread counts to run, 1,2 by default")->delimiter(',');
@@ -38,6 +39,7 @@ int main(int argc, char** argv) {
     add(evaluate_cases(inputs));
     add(decode_cases(inputs));
     add(load_cases(inputs));
+    add(train_cases(inputs));
   }
   add(matmul_cases());
   add(sparse_cases());
