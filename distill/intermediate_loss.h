@@ -35,7 +35,7 @@ struct IntermediateConfig {
   HiddenLossKind hidden = HiddenLossKind::none;
   // The teacher's layer that each of the student's blocks came from, ascending; empty: spread evenly, block l
   // of L_s looks at round((l + 1) L_t / L_s) - 1.
-  std::vector<int> surviving_layers;
+  std::vector<int> surviving_layers = {};
   bool attention = false;      // relations of the last block (and the teacher's block that belongs to it)
   int64_t relation_heads = 0;  // 0: as many as divide all widths, at most the teacher's heads
   double weight = 0.0;         // of the sum; 0: as much as the loss of the logits

@@ -29,7 +29,7 @@ struct TeacherBatch {
 struct TeacherNeeds {
   std::vector<int>
       hidden;  // as TrainingModel::hidden(): 0 the embedding, i the output of block i - 1; ascending
-  std::vector<int> attention;  // blocks whose queries, keys and values are wanted; ascending
+  std::vector<int> attention = {};  // blocks whose queries, keys and values are wanted; ascending
   bool empty() const { return hidden.empty() && attention.empty(); }
 };
 

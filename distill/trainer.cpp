@@ -160,6 +160,19 @@ std::vector<SampleRange> Trainer::State::own_ranges(int64_t first) const {
   return ranges;
 }
 
+void Trainer::State::start_reading() {
+  const int64_t share = options.batch / exchange.size();
+  if (reader || share % micro_sequences != 0) return;
+  const BatchPlan plan{.sequences = micro_sequences,
+                       .accumulation = share / micro_sequences,
+                       .rank = exchange.rank(),
+                       .ranks = exchange.size()};
+  // The data outlives the trainer. How many steps there will be is not known: some may be left out.
+  const std::shared_ptr<const TrainingData> borrowed(std::shared_ptr<const TrainingData>(), &data);
+  constexpr int64_t kEnd = int64_t(1) << 40;
+  reader.emplace(borrowed, plan, batches, kEnd);
+}
+
 Result<StepSums> Trainer::State::plain_gradients() {
   const int64_t first = batches * options.batch;
   StepSums sums{.tokens = data.counted_targets(first, options.batch),
@@ -170,8 +183,9 @@ Result<StepSums> Trainer::State::plain_gradients() {
     for (const auto& projection : intermediate->parameters())
       std::memset(projection->gradient.mutable_raw(), 0, projection->gradient.size_bytes());
   }
+  start_reading();
   for (const SampleRange& range : own_ranges(first)) {
-    PARE_TRY(const TrainingBatch batch, data.batch(range.first, range.count));
+    PARE_TRY(const TrainingBatch batch, reader ? reader->next() : data.batch(range.first, range.count));
     PARE_TRY(const LossSums loss, add_gradients(batch, gradient_scale));
     sums.loss.add(loss);
   }

@@ -45,21 +45,21 @@ struct PrivateTraining {
 };
 
 struct TrainerOptions {
-  LossConfig loss;
-  IntermediateConfig intermediate;
-  OptimizerConfig optimizer;
-  LearningRateSchedule schedule;
+  LossConfig loss = {};
+  IntermediateConfig intermediate = {};
+  OptimizerConfig optimizer = {};
+  LearningRateSchedule schedule = {};
   int64_t batch = 8;         // sequences of a step, over all ranks; a multiple of the ranks
   int64_t micro_batch = 8;   // sequences that one rank sends through the student at a time
   bool keeps_blocks = true;  // else activations of blocks are computed again in the backward pass
   size_t loss_bytes = kLossBytes;
   bool scales_loss = false;    // compute in f16
   int64_t skip_bad_steps = 0;  // steps whose loss or gradients may be NaN or infinite, and are then left out
-  std::optional<PrivateTraining> privacy;
+  std::optional<PrivateTraining> privacy = {};
   uint64_t seed = 0;  // of the projections of intermediate losses
   // Before step t: may give parameters new masks; says whether it did. The trainer then clears what they
   // remove and saves the masks with its state. For sparsity that grows during training.
-  std::function<Result<bool>(int64_t step, const ParameterList& parameters)> update_masks;
+  std::function<Result<bool>(int64_t step, const ParameterList& parameters)> update_masks = {};
 
   Status validate() const;  // exit 2 (CL06)
 };

@@ -4,6 +4,7 @@
 #include <optional>
 #include <vector>
 
+#include "distill/batch_reader.h"
 #include "distill/loss_scale.h"
 #include "distill/parameter_pieces.h"
 #include "distill/private_gradients.h"
@@ -44,10 +45,13 @@ struct Trainer::State {
   int64_t bad_steps = 0;  // left out
   int64_t micro_sequences = 0, chunk_rows = 0;
   Tensor dhidden;
+  // Where micro-batches are all alike they are made ahead; its next batch is that of step `batches`.
+  std::optional<BatchReader> reader;
 
   Status run_models(const TrainingBatch& batch);
   Result<LossSums> add_gradients(const TrainingBatch& batch, double gradient_scale);
   Status measure_intermediate();
+  void start_reading();
   std::vector<SampleRange> own_ranges(int64_t first) const;
   Result<StepSums> plain_gradients();
   Result<StepSums> private_gradients();

@@ -56,6 +56,7 @@ Status Trainer::restore(const TrainerState& in) {
     numbers[3] = double(good_steps);
   }
   PARE_CHECK(state.exchange.sum(std::span<double>(numbers)));
+  state.reader.reset();
   state.batches = int64_t(numbers[0]);
   state.bad_steps = int64_t(numbers[1]);
   state.scale.scale = numbers[2];
