@@ -146,7 +146,8 @@ struct TrainingData::State {
   int64_t fill(const WindowId& id, int32_t* ids, int32_t* targets) const {
     const TokenStream& stream = *streams[size_t(id.stream)].tokens;
     copy_inputs(id, ids);
-    const auto [first, count] = targets_of(id);
+    const std::pair<int64_t, int64_t> range = targets_of(id);
+    const int64_t first = range.first, count = range.second;
     const int32_t* source = stream.ids.data() + first;
     std::copy_n(source, count, targets);
     std::fill(targets + count, targets + options.context, kMasked);
