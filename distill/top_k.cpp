@@ -17,7 +17,7 @@ constexpr int64_t kGroupsPerId = 8;
 
 }  // namespace
 
-TopKFinder::TopKFinder(int64_t vocabulary, int64_t k, float temperature, DType logit_type, VectorLevel level)
+TopKFinder::TopKFinder(int64_t vocabulary, int64_t k, double temperature, DType logit_type, VectorLevel level)
     : vocabulary_(vocabulary),
       k_(k),
       group_rows_(std::max<int64_t>(1, vocabulary / (kGroupsPerId * k))),
@@ -25,7 +25,7 @@ TopKFinder::TopKFinder(int64_t vocabulary, int64_t k, float temperature, DType l
       logit_type_(logit_type),
       level_(level),
       found_(std::make_unique_for_overwrite<int32_t[]>(size_t(vocabulary))) {
-  PARE_ASSERT(k >= 1 && k <= vocabulary && temperature > 0.0f, "[top_k] {} of {}", k, vocabulary);
+  PARE_ASSERT(k >= 1 && k <= vocabulary && temperature > 0.0, "[top_k] {} of {}", k, vocabulary);
   PARE_ASSERT(logit_type == DType::f16 || logit_type == DType::bf16, "[top_k] {}", dtype_name(logit_type));
 }
 
@@ -92,8 +92,8 @@ bool TopKFinder::find(const float* logits, TopKRow& row) {
   std::sort(candidates_.begin(), chosen_end,
             [](const Candidate& a, const Candidate& b) { return a.id < b.id; });
 
-  const auto sums_at = [&](float temperature) {
-    const double inverse = 1.0 / double(temperature);
+  const auto sums_at = [&](double temperature) {
+    const double inverse = 1.0 / temperature;
     double sum = tail(logits, largest, least_chosen, float(inverse));
     sum += double(ties) * std::exp(double(least_chosen - largest) * inverse);
     for (const uint16_t bits : row.logits) {
@@ -108,8 +108,8 @@ bool TopKFinder::find(const float* logits, TopKRow& row) {
     row.ids[size_t(i)] = candidate.id;
     row.logits[size_t(i)] = logit_type_ == DType::f16 ? float_to_f16(z) : float_to_bf16(z);
   }
-  row.log_sum = sums_at(1.0f);
-  row.log_sum_at_temperature = temperature_ == 1.0f ? row.log_sum : sums_at(temperature_);
+  row.log_sum = sums_at(1.0);
+  row.log_sum_at_temperature = temperature_ == 1.0 ? row.log_sum : sums_at(temperature_);
   return true;
 }
 

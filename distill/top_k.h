@@ -31,7 +31,7 @@ struct TopKRow {
 class TopKFinder {
  public:
   // 1 <= k <= vocabulary; temperature > 0; logit_type f16 or bf16. The level decides the speed only.
-  TopKFinder(int64_t vocabulary, int64_t k, float temperature, DType logit_type,
+  TopKFinder(int64_t vocabulary, int64_t k, double temperature, DType logit_type,
              VectorLevel level = host_vector_level());
 
   // False when a logit is NaN or +inf; -inf is an id without probability. `row` has its vectors sized by the
@@ -47,7 +47,7 @@ class TopKFinder {
   double tail(const float* logits, float largest, float least_chosen, float inverse_temperature) const;
 
   int64_t vocabulary_, k_, group_rows_;
-  float temperature_;
+  double temperature_;
   DType logit_type_;
   VectorLevel level_;
   std::vector<float> maxima_;
