@@ -43,6 +43,7 @@ int main(int argc, char** argv) {
   }
   add(matmul_cases());
   add(sparse_cases());
+  add(training_matmul_cases());
   add(vector_cases());
   return run_benchmarks(options, cases);
 }
