@@ -49,14 +49,21 @@ struct Plan {
   }
 };
 
-// The same of a transposed x, whose rows hold the panels side by side.
+// The same of a transposed x, whose rows hold the panels side by side: a few of its rows at a time, so that
+// they are read in stretches of many panels and lie in few pages.
 void pack_columns(const Plan& plan, int64_t first, int64_t end) {
+  constexpr int64_t kTermsAtOnce = 16;
+  const int64_t stride = plan.args.x_stride;
   for (int64_t block = 0; block < plan.depth.count; ++block) {
-    const float* x = plan.args.x + plan.depth.begin(block) * plan.args.x_stride;
-    for (int64_t panel = first; panel < end; ++panel) {
-      plan.level.pack_columns[plan.rows.rows(panel)](x + plan.rows.begin(panel), plan.args.x_stride,
-                                                     plan.depth.length(block),
-                                                     const_cast<float*>(plan.packed_panel(block, panel)));
+    const float* x = plan.args.x + plan.depth.begin(block) * stride;
+    const int64_t kc = plan.depth.length(block);
+    for (int64_t k = 0; k < kc; k += kTermsAtOnce) {
+      for (int64_t panel = first; panel < end; ++panel) {
+        const int64_t rows = plan.rows.rows(panel);
+        plan.level.pack_columns[rows](x + k * stride + plan.rows.begin(panel), stride,
+                                      std::min(kTermsAtOnce, kc - k),
+                                      const_cast<float*>(plan.packed_panel(block, panel)) + k * rows);
+      }
     }
   }
 }
@@ -132,8 +139,8 @@ void gemm(const LevelKernels& level, const GemmArgs& args, const PanelSource& so
                   row_blocks,
                   Pieces(panels, column_block, 1),
                   static_cast<float*>(args.workspace)};
-  constexpr int64_t kPackedAtOnce = 8;
-  parallel_ranges(rows.count, kPackedAtOnce,
+  const int64_t packed_at_once = args.x_is_transposed ? 32 : 8;
+  parallel_ranges(rows.count, packed_at_once,
                   [&](int64_t first, int64_t end) { pack_rows(plan, first, end); });
   parallel_for(plan.row_blocks.count * plan.column_blocks.count, [&](int64_t item) { run_item(plan, item); });
 }
