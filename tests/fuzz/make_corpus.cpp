@@ -5,6 +5,7 @@
 #include "tests/badinput/bad_case.h"
 #include "tests/badinput/container_file.h"
 #include "tests/formats/tiny_model.h"
+#include "tests/fuzz/teacher_cache_seed.h"
 
 namespace {
 
@@ -29,12 +30,33 @@ void write_rows(const std::vector<BadCase>& rows, const std::string& file, const
   }
 }
 
+// Whole files, files cut short, and files with one changed byte, each behind the byte that says which it is.
+void write_caches(const std::string& folder) {
+  const auto write = [&](const std::string& name, char kind, const std::string& bytes) {
+    pare::test::write_file(folder + "/" + name, kind + bytes);
+  };
+  const std::pair<std::string, std::string> seeds[] = {{"index", pare::fuzz::seed_index()},
+                                                       {"part", pare::fuzz::seed_part()},
+                                                       {"tokens", pare::fuzz::seed_tokens()}};
+  for (char kind = 0; kind < 3; ++kind) {
+    const auto& [name, whole] = seeds[size_t(kind)];
+    write(name, kind, whole);
+    write(name + "-cut", kind, whole.substr(0, whole.size() - 20));
+    write(name + "-longer", kind, whole + "0");
+    for (const size_t at : {size_t(1), whole.size() / 3, whole.size() / 2, whole.size() - 10}) {
+      std::string changed = whole;
+      changed[at] = char(changed[at] ^ 1);
+      write(name + "-changed-" + std::to_string(at), kind, changed);
+    }
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   if (argc != 2) return 2;
   const std::string root = argv[1];
-  for (const char* target : {"safetensors_fuzz", "pare_fuzz", "gguf_fuzz"})
+  for (const char* target : {"safetensors_fuzz", "pare_fuzz", "gguf_fuzz", "teacher_cache_fuzz"})
     std::filesystem::create_directories(root + "/" + target);
   write_rows(pare::test::safetensors_cases(), "model.safetensors", root + "/safetensors_fuzz");
   write_rows(pare::test::gguf_cases(), "m.gguf", root + "/gguf_fuzz");
@@ -50,5 +72,6 @@ int main(int argc, char** argv) {
     if (bytes.size() < 8192) pare::test::write_file(root + "/pare_fuzz/" + row.id, bytes);
     std::filesystem::remove_all(folder);
   }
+  write_caches(root + "/teacher_cache_fuzz");
   return 0;
 }
