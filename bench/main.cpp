@@ -45,5 +45,6 @@ int main(int argc, char** argv) {
   add(sparse_cases());
   add(training_matmul_cases());
   add(vector_cases());
+  add(training_vector_cases());
   return run_benchmarks(options, cases);
 }
