@@ -208,6 +208,22 @@ static void gather_rows(const AttentionBackwardArgs& a, const BackwardHead& head
   }
 }
 
+// Row r of a block that comes next, towards the second-level cache: rows of other heads lie between its own,
+// which the hardware does not see through.
+PARE_INLINE void fetch_row(const AttentionBackwardArgs& a, const BackwardHead& head, const BackwardRows& rows,
+                           int64_t r) {
+  const float* q = head.q + rows.offset(r, a.q_stride, a.head_dim);
+  const float* out = head.out + rows.offset(r, a.out_stride, a.head_dim);
+  const float* dout = head.dout + rows.offset(r, a.dout_stride, a.head_dim);
+  const float* dq = head.dq + rows.offset(r, a.dq_stride, a.head_dim);
+  for (int64_t d = 0; d < a.head_dim; d += 16) {
+    __builtin_prefetch(q + d, 0, 2);
+    __builtin_prefetch(out + d, 0, 2);
+    __builtin_prefetch(dout + d, 0, 2);
+    __builtin_prefetch(dq + d, 1, 2);
+  }
+}
+
 // P in the place of scores, dS in that of dP, of one row; zero outside of [low, high).
 PARE_INLINE void score_gradient(float softcap, float row_shift, float row_delta, int64_t low, int64_t high,
                                 int64_t columns, float* p, float* ds) {
@@ -232,10 +248,11 @@ PARE_INLINE void score_gradient(float softcap, float row_shift, float row_delta,
   for (int64_t j = high; j < columns; ++j) p[j] = ds[j] = 0.0f;
 }
 
-// One block of rows against the block of keys [j0, j0 + count).
+// One block of rows against the block of keys [j0, j0 + count). next: what comes after it.
 static void backward_block(const AttentionBackwardArgs& a, const AttentionBackwardPlan& plan,
-                           const BackwardHead& head, const BackwardRows& rows, int64_t j0, int64_t count,
-                           const float* k, int64_t k_stride, const BackwardScratch& s) {
+                           const BackwardHead& head, const BackwardRows& rows, const BackwardRows& next,
+                           int64_t j0, int64_t count, const float* k, int64_t k_stride,
+                           const BackwardScratch& s) {
   const int64_t padded = plan.padded_head_dim, n = rows.count();
   gather_rows(a, head, rows, padded, a.softcap > 0.0f ? a.scale : a.scale * kLog2E, s);
   const auto low = [&](int64_t position) { return smaller(count, larger(0, first_key(a, position) - j0)); };
@@ -248,6 +265,7 @@ static void backward_block(const AttentionBackwardArgs& a, const AttentionBackwa
   product({s.q, padded, 1, s.kt, kKeys, a.head_dim, s.p, kKeys, false}, n, score_vecs);
   product({s.dout, padded, 1, s.vt, kKeys, a.head_dim, s.ds, kKeys, false}, n, score_vecs);
   for (int64_t r = 0; r < n; ++r) {
+    if (r < next.count()) fetch_row(a, head, next, r);
     const int64_t position = rows.first + r / rows.heads;
     score_gradient(a.softcap, s.shift[r], s.delta[r], low(position), high(position), score_vecs * kLanes,
                    s.p + r * kKeys, s.ds + r * kKeys);
@@ -271,6 +289,9 @@ static void backward_keys(const AttentionBackwardArgs& a, const AttentionBackwar
   const int64_t padded = plan.padded_head_dim;
   const float* k = head.k + j0 * a.kv_stride;
   int64_t k_stride = a.kv_stride;
+  const int64_t first_heads = smaller(plan.heads_per_block, head.group);
+  const BackwardRows first_rows{first, smaller(last, first + plan.rows / first_heads), 0, first_heads};
+  for (int64_t r = 0; r < first_rows.count(); ++r) fetch_row(a, head, first_rows, r);
   transpose_keys(k, a.kv_stride, count, a.head_dim, {}, s.kt);
   transpose_keys(head.v + j0 * a.kv_stride, a.kv_stride, count, a.head_dim, {}, s.vt);
   if (a.head_dim % kLanes != 0) {
@@ -286,7 +307,9 @@ static void backward_keys(const AttentionBackwardArgs& a, const AttentionBackwar
     const int64_t positions = plan.rows / heads;
     for (int64_t position = first; position < last; position += positions) {
       const BackwardRows rows{position, smaller(last, position + positions), head_0, heads};
-      backward_block(a, plan, head, rows, j0, count, k, k_stride, s);
+      const int64_t after = position + positions;
+      const BackwardRows next{after, larger(after, smaller(last, after + positions)), head_0, heads};
+      backward_block(a, plan, head, rows, next, j0, count, k, k_stride, s);
     }
   }
   // dK was summed over queries times scale (and log2(e) with it).

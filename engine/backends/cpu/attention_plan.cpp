@@ -41,7 +41,7 @@ AttentionBackwardPlan plan_attention_backward(const AttentionBackwardArgs& args)
   const int64_t wanted = std::min(kChunks, divide_up(kItems, args.sequences * args.kv_heads));
   plan.chunk_tokens = divide_up(blocks, wanted) * kAttentionKeys;
   plan.chunks = divide_up(args.tokens, plan.chunk_tokens);
-  plan.rows = args.head_dim <= 128 ? 96 : 48;
+  plan.rows = 48;
   plan.heads_per_block = std::min(args.heads / args.kv_heads, plan.rows);
   plan.padded_head_dim = divide_up(args.head_dim, 16) * 16;
   return plan;

@@ -89,6 +89,9 @@ static void exp_nonpositive_all(const float* x, float* out, int64_t count) {
 static void exp2_nonpositive_all(const float* x, float* out, int64_t count) {
   map(x, out, count, [](Vec v) { return exp2_nonpositive(v); });
 }
+static void log_all(const float* x, float* out, int64_t count) {
+  map(x, out, count, [](Vec v) { return log(v); });
+}
 static void tanh_all(const float* x, float* out, int64_t count) {
   map(x, out, count, [](Vec v) { return tanh(v); });
 }

@@ -32,8 +32,8 @@ struct Kernels {
   void (*attention_backward)(const AttentionBackwardArgs&, const AttentionBackwardPlan&,
                              int64_t sequence_head, int64_t query_chunk, int64_t key_chunk);
 
-  // Training. Of a norm: what its rows have in common, into the scratch of the arguments; then, in any order, dx of rows
-  // and the gradients of parameters, of channels [begin, end).
+  // Training. Of a norm: what its rows have in common, into the scratch of the arguments; then, in any order,
+  // dx of rows and the gradients of parameters, of channels [begin, end).
   void (*rms_norm_statistics)(const RmsNormBackwardArgs&, int64_t begin, int64_t end);
   void (*rms_norm_dx)(const RmsNormBackwardArgs&, int64_t begin, int64_t end);
   void (*rms_norm_dgain)(const RmsNormBackwardArgs&, int64_t begin, int64_t end);
@@ -44,7 +44,8 @@ struct Kernels {
   void (*activation_backward)(const ActivationBackwardArgs&, int64_t begin, int64_t end);
   void (*gated_activation_backward)(const GatedActivationBackwardArgs&, int64_t begin, int64_t end);
   void (*softmax_backward)(const SoftmaxBackwardArgs&, int64_t begin, int64_t end);
-  void (*embedding_backward)(const EmbeddingBackwardArgs&, int64_t begin, int64_t end);  // channels, all tokens
+  void (*embedding_backward)(const EmbeddingBackwardArgs&, int64_t begin,
+                             int64_t end);  // channels, all tokens
   // Rows of a matrix with a mask, else elements.
   void (*adamw)(const AdamWArgs&, int64_t begin, int64_t end);
   void (*sgd)(const SgdArgs&, int64_t begin, int64_t end);
@@ -59,6 +60,7 @@ struct Kernels {
   void (*exp)(const float* x, float* out, int64_t count);
   void (*exp_nonpositive)(const float* x, float* out, int64_t count);
   void (*exp2_nonpositive)(const float* x, float* out, int64_t count);
+  void (*log)(const float* x, float* out, int64_t count);  // of normal x > 0
   void (*tanh)(const float* x, float* out, int64_t count);
   void (*normal_distribution)(const float* x, float* out, int64_t count);
 };

@@ -40,6 +40,7 @@ const Kernels kKernels{
     .exp = exp_all,
     .exp_nonpositive = exp_nonpositive_all,
     .exp2_nonpositive = exp2_nonpositive_all,
+    .log = log_all,
     .tanh = tanh_all,
     .normal_distribution = normal_distribution_all,
 };

@@ -101,6 +101,16 @@ TEST_P(MathTest, Exp2OfNonpositiveIsWithinOneUlp) {
   EXPECT_TRUE(std::isnan(one(exp2, kNan)));
 }
 
+TEST_P(MathTest, LogIsWithinTwoUlp) {
+  const Elementwise log = kernels().log;
+  const auto exact = [](double x) { return std::log(x); };
+  expect_within(2.0, log, dense(1.2e-38f, 0.7f), exact);
+  expect_within(2.0, log, dense(0.7f, 1.4f), exact);  // relative to results near 0
+  expect_within(2.0, log, dense(1.4f, 3e38f), exact);
+  EXPECT_EQ(one(log, 1.0f), 0.0f);
+  EXPECT_TRUE(std::isnan(one(log, kNan)));
+}
+
 TEST_P(MathTest, TanhIsWithinTwoUlp) {
   const Elementwise tanh = kernels().tanh;
   const auto exact = [](double x) { return std::tanh(x); };
