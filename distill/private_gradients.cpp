@@ -1,5 +1,6 @@
 #include "distill/private_gradients.h"
 
+#include <array>
 #include <cstring>
 
 #include "engine/core/parallel.h"
@@ -15,8 +16,12 @@ constexpr int64_t kElements = 65536;
 std::vector<int64_t> sample_windows(uint64_t secret_key, int64_t step, int64_t windows, double rate) {
   const Random random(secret_key, RandomPurpose::privacy_noise, "chosen windows");
   std::vector<int64_t> chosen;
-  for (int64_t i = 0; i < windows; ++i)
-    if (double(random.uniform(uint64_t(i), uint32_t(step))) < rate) chosen.push_back(i);
+  for (int64_t i = 0; i < windows; ++i) {
+    // 53 bits: with the 24 of uniform() small rates would be rounded by more than what is accounted for.
+    const std::array<uint32_t, 4> words = random.bits(uint64_t(i), uint32_t(step));
+    const uint64_t bits = uint64_t(words[1]) << 32 | words[0];
+    if (double(bits >> 11) * 0x1p-53 < rate) chosen.push_back(i);
+  }
   return chosen;
 }
 

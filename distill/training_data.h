@@ -65,8 +65,6 @@ struct TrainingBatch {
   Tensor targets;  // i32 [sequences * context]; -1: masked
   std::vector<WindowId> windows;
   int64_t sequences = 0, tokens = 0, counted_targets = 0;
-  // Filled by whoever reads a teacher cache beside the data; else undefined. [tokens, k]
-  Tensor teacher_ids, teacher_log_probs;
 };
 
 class TrainingData {

@@ -2,7 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <iterator>
+#include <vector>
+
+#include "distill/private_gradients.h"
 
 namespace pare {
 namespace {
@@ -99,6 +104,35 @@ TEST(Privacy, NoiseForAnEpsilonIsJustEnough) {
   }
   EXPECT_EQ(noise_for_epsilon(plan, 10'000, 1e-3).error().path, "--dp-epsilon");
   EXPECT_EQ(noise_for_epsilon(plan, 10'000, std::nan("")).error().path, "--dp-epsilon");
+}
+
+TEST(PrivateChoice, TakesEachWindowWithItsProbabilityInEveryStep) {
+  constexpr int64_t kWindows = 2000;
+  for (const double rate : {0.001, 0.05, 0.5, 1.0}) {
+    int64_t chosen = 0, pairs = 0;
+    std::vector<int64_t> last;
+    for (int64_t step = 0; step < 200; ++step) {
+      const std::vector<int64_t> now = sample_windows(77, step, kWindows, rate);
+      EXPECT_TRUE(std::is_sorted(now.begin(), now.end()));
+      EXPECT_EQ(now, sample_windows(77, step, kWindows, rate));
+      chosen += int64_t(now.size());
+      std::vector<int64_t> both;
+      std::set_intersection(now.begin(), now.end(), last.begin(), last.end(), std::back_inserter(both));
+      pairs += int64_t(both.size());
+      last = now;
+    }
+    // Five deviations of the binomial; windows of two steps meet as often as if they knew nothing of each
+    // other.
+    const double all = 200.0 * kWindows, met = 199.0 * kWindows, rate2 = rate * rate;
+    EXPECT_NEAR(double(chosen), all * rate, 5.0 * std::sqrt(all * rate * (1.0 - rate)));
+    EXPECT_NEAR(double(pairs), met * rate2, 1e-9 + 8.0 * std::sqrt(met * rate2 * (1.0 - rate2)));
+  }
+  EXPECT_NE(sample_windows(77, 0, kWindows, 0.05), sample_windows(78, 0, kWindows, 0.05));
+  // 24 bits would make this rate twice as large: 4.8 expected, not 2.4.
+  int64_t rare = 0;
+  for (int64_t step = 0; step < 40; ++step)
+    rare += int64_t(sample_windows(5, step, 1'000'000, 1.0001 * 0x1p-24).size());
+  EXPECT_LT(rare, 12);
 }
 
 TEST(Privacy, RefusesWhatIsNoPlan) {
