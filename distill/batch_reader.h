@@ -15,8 +15,8 @@ namespace pare {
 
 class BatchReader {
  public:
-  // Runs on the reader's thread with each batch before it is handed over, for example to read a teacher
-  // cache. It must not use parallel_for(), whose threads are busy training.
+  // Runs on the reader's thread with each batch before it is handed over, for example to bring pages of a
+  // cache into memory. It must not use parallel_for(), whose threads are busy training.
   using Prepare = std::function<Status(TrainingBatch& batch)>;
 
   // Steps [first_step, last_step); `depth` in [1, 16].
