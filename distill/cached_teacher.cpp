@@ -22,6 +22,7 @@ class CachedTeacher : public Teacher {
       : reader_(std::move(reader)), device_(device) {}
 
   int64_t vocabulary_size() const override { return reader_->header().vocabulary; }
+  int64_t logit_columns() const override { return 0; }
   int64_t hidden_size() const override { return 0; }
 
   Status check(const LossConfig& loss, const TeacherNeeds& needs) const override {

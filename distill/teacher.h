@@ -45,6 +45,8 @@ class Teacher {
   virtual ~Teacher() = default;
 
   virtual int64_t vocabulary_size() const = 0;
+  // Columns of rows().logits, for which a chunk of the loss needs room; 0: only its best ids are known.
+  virtual int64_t logit_columns() const { return vocabulary_size(); }
   virtual int64_t hidden_size() const = 0;  // 0: hidden states are not known
   // Exit 2 or 3 when it cannot serve this loss (a cache made at another temperature), exit 4 when it cannot
   // give `needs`.

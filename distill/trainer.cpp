@@ -43,12 +43,12 @@ Batch largest_batch(int64_t context, const TrainerOptions& options, int ranks) {
 Trainer::Trainer() = default;
 Trainer::~Trainer() = default;
 
-uint64_t Trainer::planned_bytes(const TrainingModel& student, int64_t teacher_vocabulary, int64_t context,
+uint64_t Trainer::planned_bytes(const TrainingModel& student, int64_t teacher_columns, int64_t context,
                                 const TrainerOptions& options, int ranks) {
   const Batch largest = largest_batch(context, options, ranks);
   const HeadParts head = head_of(student);
   const int64_t rows =
-      loss_chunk_rows(largest.tokens(), head.head.out() + teacher_vocabulary, options.loss_bytes);
+      loss_chunk_rows(largest.tokens(), head.head.out() + teacher_columns, options.loss_bytes);
   uint64_t bytes = student.activation_bytes(largest, options.keeps_blocks) + head_loss_bytes(head, rows) +
                    Optimizer::planned_bytes(student.parameters(), options.optimizer, ranks) +
                    uint64_t(largest.tokens()) * uint64_t(student.config().hidden_size) * sizeof(float);
@@ -91,7 +91,7 @@ Result<std::unique_ptr<Trainer>> Trainer::make(TrainingModel& student, Teacher* 
 
   const Batch largest = largest_batch(data.context(), options, exchange.size());
   const HeadParts head = head_of(student);
-  const int64_t columns = head.head.out() + (state.teacher != nullptr ? state.teacher->vocabulary_size() : 0);
+  const int64_t columns = head.head.out() + (state.teacher != nullptr ? state.teacher->logit_columns() : 0);
   state.micro_sequences = largest.sequences;
   state.chunk_rows = loss_chunk_rows(largest.tokens(), columns, options.loss_bytes);
   student.set_head_bytes(head_loss_bytes(head, state.chunk_rows));

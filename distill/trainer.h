@@ -87,8 +87,9 @@ class Trainer {
                                                const TrainerOptions& options, GradientExchange& exchange);
   ~Trainer();
 
-  // Bytes that make() will take beside the weights of student and teacher.
-  static uint64_t planned_bytes(const TrainingModel& student, int64_t teacher_vocabulary, int64_t context,
+  // Bytes that make() will take beside the weights, without what the teacher takes (Teacher::held_bytes()
+  // tells). teacher_columns: its logit_columns(), or 0 without one.
+  static uint64_t planned_bytes(const TrainingModel& student, int64_t teacher_columns, int64_t context,
                                 const TrainerOptions& options, int ranks);
 
   // One step. Collective. Exit 7 (NU11) naming the step, when the loss or, without scaling, a gradient is NaN

@@ -2,6 +2,7 @@
 // steps of grids.
 #include <cmath>
 
+#include "distill/qat.h"
 #include "tests/distill/trainer_support.h"
 
 namespace pare {
@@ -89,6 +90,37 @@ TEST_P(TrainingFormsTest, AdaptersLearnWhileTheMatricesStay) {
   for (const auto& parameter : run->student->parameters())
     EXPECT_EQ(parameter->kind, Parameter::Kind::adapter) << parameter->name;
   // A resumed run of adapters alone.
+  TrainerState state;
+  checked(run->trainer->save(state));
+  for (NamedTensor& entry : state.tensors) entry.tensor = checked(converted(entry.tensor, DType::f32));
+  run->take(2);
+  const auto resumed = start_run(device_, options, {.form = form});
+  checked(resumed->trainer->restore(state));
+  resumed->take(2);
+  test::expect_same_weights(*run, *resumed);
+}
+
+// Matrices and steps of their grids are trained together, and what is stored is what multiplied.
+TEST_P(TrainingFormsTest, GridsLearnTheirSteps) {
+  TrainingForm form;
+  const QuantScheme scheme = checked(QuantScheme::parse("int3-g8-sym"));
+  form.transform = [&](const std::string& name, const Tensor& master) {
+    return make_fake_quantizer(name, master, {.scheme = scheme});
+  };
+  TrainerOptions options = small_options();
+  options.batch = 30;
+  options.schedule.peak = 2e-3;
+  const auto run = start_run(device_, options, {.form = form});
+  const Parameter& steps = run->named("model.layers.0.mlp.up_proj.weight:scales");
+  EXPECT_EQ(steps.kind, Parameter::Kind::step);
+  const std::vector<float> before = test::values_of(steps.value);
+  const auto reports = run->take(5);
+  EXPECT_LT(reports.back().loss, 0.99 * reports.front().loss);
+  EXPECT_NE(test::values_of(steps.value), before);
+  const TensorSpec* spec = run->student->description().find("model.layers.0.mlp.up_proj.weight");
+  const WeightData stored = checked(run->student->stored(*spec));
+  ASSERT_TRUE(stored.is_quantized());
+  EXPECT_EQ(stored.quantized()->scheme, scheme);
   TrainerState state;
   checked(run->trainer->save(state));
   for (NamedTensor& entry : state.tensors) entry.tensor = checked(converted(entry.tensor, DType::f32));
