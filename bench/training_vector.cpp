@@ -1,5 +1,5 @@
-// bench/training_vector.cpp: attention and the loss of rows of logits with their gradients. Attention against the
-// multiply-add rate, counted for the causal half: two products forward, five backward. Losses against the
+// bench/training_vector.cpp: attention and the loss of rows of logits with their gradients. Attention against
+// the multiply-add rate, counted for the causal half: two products forward, five backward. Losses against the
 // rate of memory: logits are read and written, a teacher's are read.
 #include <fmt/format.h>
 
@@ -147,20 +147,25 @@ struct LossProblem {
   LossRowsArgs args{};
   std::unique_ptr<Backend> backend = make_cpu_backend();
   std::vector<float> logits, teacher;
-  std::vector<int32_t> targets;
+  std::vector<int32_t> targets, ids;  // ids: the first `known` of each row's teacher
+  std::vector<float> log_probs;
   std::vector<double> cross_entropy, divergence;
 
-  LossProblem(int64_t rows, int64_t columns, Divergence kind, float alpha, float temperature)
+  LossProblem(int64_t rows, int64_t columns, Divergence kind, float alpha, float temperature, int64_t known)
       : logits(size_t(rows * columns)),
-        teacher(kind == Divergence::none ? 0 : logits.size()),
+        teacher(kind == Divergence::none || known > 0 ? 0 : logits.size()),
         targets(size_t(rows), 1),
         cross_entropy(size_t(rows)),
         divergence(size_t(rows)) {
     fill(teacher, 6.0f, 6);
+    for (int64_t i = 0; i < rows * known; ++i) {
+      ids.push_back(int32_t(i % known * (columns / known)));
+      log_probs.push_back(-1.0f - std::log(float(known)));  // 1 / e of the mass is known
+    }
     args = {.logits = logits.data(),
             .teacher = teacher.empty() ? nullptr : teacher.data(),
-            .top_ids = nullptr,
-            .top_log_probs = nullptr,
+            .top_ids = ids.empty() ? nullptr : ids.data(),
+            .top_log_probs = log_probs.empty() ? nullptr : log_probs.data(),
             .targets = targets.data(),
             .cross_entropy = cross_entropy.data(),
             .divergence = divergence.data(),
@@ -169,7 +174,7 @@ struct LossProblem {
             .real_columns = columns,
             .stride = columns,
             .teacher_stride = columns,
-            .top_count = 0,
+            .top_count = known,
             .kind = kind,
             .tail = TeacherTail::bucket,
             .alpha = alpha,
@@ -203,8 +208,9 @@ struct LossProblem {
   }
 };
 
-Case loss_case(int64_t rows, int64_t columns, Divergence kind, float alpha, float temperature) {
-  auto p = std::make_shared<LossProblem>(rows, columns, kind, alpha, temperature);
+Case loss_case(int64_t rows, int64_t columns, Divergence kind, float alpha, float temperature,
+               int64_t known) {
+  auto p = std::make_shared<LossProblem>(rows, columns, kind, alpha, temperature, known);
   Case c{.kernel = kernel_name("loss_rows"), .bytes = p->bytes(), .limit = Probe::cpu_copy};
   c.shows_time = true;
   c.verify = [p] { return p->error_share(); };
@@ -227,16 +233,19 @@ std::vector<NamedCase> training_vector_cases() {
     const char* name;
     Divergence kind;
     float alpha, temperature;
-  } losses[] = {{"ce", Divergence::none, 1.0f, 1.0f},
-                {"kl", Divergence::forward_kl, 0.0f, 1.0f},
-                {"ce+kl/temperature2", Divergence::forward_kl, 0.5f, 2.0f},
-                {"reverse_kl", Divergence::reverse_kl, 0.0f, 1.0f},
-                {"jsd", Divergence::jensen_shannon, 0.0f, 1.0f}};
+    int64_t known;
+  } losses[] = {{"ce", Divergence::none, 1.0f, 1.0f, 0},
+                {"kl", Divergence::forward_kl, 0.0f, 1.0f, 0},
+                {"kl/known64", Divergence::forward_kl, 0.0f, 1.0f, 64},
+                {"ce+kl/temperature2", Divergence::forward_kl, 0.5f, 2.0f, 0},
+                {"reverse_kl", Divergence::reverse_kl, 0.0f, 1.0f, 0},
+                {"jsd", Divergence::jensen_shannon, 0.0f, 1.0f, 0}};
   for (const auto& l : losses) {
     const auto kind = l.kind;
     const float alpha = l.alpha, temperature = l.temperature;
+    const int64_t known = l.known;
     cases.push_back({fmt::format("loss_rows/{}/1024x49152", l.name),
-                     [=] { return loss_case(1024, 49'152, kind, alpha, temperature); }});
+                     [=] { return loss_case(1024, 49'152, kind, alpha, temperature, known); }});
   }
   return cases;
 }

@@ -102,6 +102,11 @@ double log_sum_exp(int64_t columns) {
   return exponential(std::log(double(columns)));
 }
 
+double attention_gradient(int64_t head_dim, int64_t keys, double largest, double terms) {
+  const double relative = sum_error(head_dim) + sum_error(keys) + kFunction;
+  return relative * largest + 4.0 * kUnitRoundoff * terms + kUnderflow;
+}
+
 double embedding(double magnitude) {
   return 2.0 * kUnitRoundoff * magnitude + kUnderflow;
 }

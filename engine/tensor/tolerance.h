@@ -37,6 +37,10 @@ double layer_norm(int64_t channels, double normal, double largest, double deviat
 // `distance` below the largest score of the row; `score_error` of each score.
 double softmax(int64_t columns, double probability, double distance, double score_error);
 double log_sum_exp(int64_t columns);
+// `largest` of the gradient; `terms`: |scale| times the norms of dout and v times the largest |q| or |k|, the
+// size of the two sums whose difference the gradient of a score is. A bound of what is seen, as a share of
+// the largest: Cauchy-Schwarz over all queries would allow a thousand times more.
+double attention_gradient(int64_t head_dim, int64_t keys, double largest, double terms);
 // |scale * weight| + |previous out|, each with one rounding too many
 double embedding(double magnitude);
 
