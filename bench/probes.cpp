@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "engine/backends/cpu/isa.h"
+#include "engine/backends/cpu/multiply_add_peak.h"
 #include "engine/core/assert.h"
 #include "engine/core/parallel.h"
 
@@ -16,7 +17,6 @@ namespace pare::bench {
 namespace {
 
 constexpr int64_t kFmaSteps = 200'000;
-constexpr int kChains = 12;
 
 // What a compiler must believe to be used.
 void keep(float value) {
@@ -56,54 +56,6 @@ void read_generic(const std::byte* data, int64_t bytes) {
   keep(float(part[0] | part[1] | part[2] | part[3]));
 }
 
-__attribute__((target("avx512f"))) void fma_avx512() {
-  __m512 chain[kChains];
-  for (int j = 0; j < kChains; ++j) chain[j] = _mm512_set1_ps(float(j));
-  const __m512 a = _mm512_set1_ps(0.999f), b = _mm512_set1_ps(1e-3f);
-  for (int64_t i = 0; i < kFmaSteps; ++i) {
-#pragma GCC unroll 12
-    for (int j = 0; j < kChains; ++j) chain[j] = _mm512_fmadd_ps(chain[j], a, b);
-  }
-  for (int j = 1; j < kChains; ++j) chain[0] = _mm512_add_ps(chain[0], chain[j]);
-  keep(_mm512_reduce_add_ps(chain[0]));
-}
-
-__attribute__((target("avx2,fma"))) void fma_avx2() {
-  __m256 chain[kChains];
-  for (int j = 0; j < kChains; ++j) chain[j] = _mm256_set1_ps(float(j));
-  const __m256 a = _mm256_set1_ps(0.999f), b = _mm256_set1_ps(1e-3f);
-  for (int64_t i = 0; i < kFmaSteps; ++i) {
-#pragma GCC unroll 12
-    for (int j = 0; j < kChains; ++j) chain[j] = _mm256_fmadd_ps(chain[j], a, b);
-  }
-  for (int j = 1; j < kChains; ++j) chain[0] = _mm256_add_ps(chain[0], chain[j]);
-  keep(_mm256_cvtss_f32(chain[0]));
-}
-
-void fma_generic() {
-  __m128 chain[kChains];
-  for (int j = 0; j < kChains; ++j) chain[j] = _mm_set1_ps(float(j));
-  const __m128 a = _mm_set1_ps(0.999f), b = _mm_set1_ps(1e-3f);
-  for (int64_t i = 0; i < kFmaSteps; ++i) {
-#pragma GCC unroll 12
-    for (int j = 0; j < kChains; ++j) chain[j] = _mm_add_ps(_mm_mul_ps(chain[j], a), b);
-  }
-  for (int j = 1; j < kChains; ++j) chain[0] = _mm_add_ps(chain[0], chain[j]);
-  keep(_mm_cvtss_f32(chain[0]));
-}
-
-int lanes() {
-  switch (cpu::best_isa()) {
-    case cpu::Isa::avx512:
-      return 16;
-    case cpu::Isa::avx2:
-      return 8;
-    case cpu::Isa::generic:
-      break;
-  }
-  return 4;
-}
-
 void read_stream(const std::byte* data, int64_t bytes) {
   switch (cpu::best_isa()) {
     case cpu::Isa::avx512:
@@ -114,18 +66,6 @@ void read_stream(const std::byte* data, int64_t bytes) {
       break;
   }
   read_generic(data, bytes);
-}
-
-void multiply_add() {
-  switch (cpu::best_isa()) {
-    case cpu::Isa::avx512:
-      return fma_avx512();
-    case cpu::Isa::avx2:
-      return fma_avx2();
-    case cpu::Isa::generic:
-      break;
-  }
-  fma_generic();
 }
 
 }  // namespace
@@ -200,7 +140,7 @@ double Probes::work(Probe probe) const {
     case Probe::cpu_fma_f32:
       break;
   }
-  return 2.0 * double(kFmaSteps) * kChains * lanes() * thread_count();
+  return cpu::multiply_add_operations(kFmaSteps) * thread_count();
 }
 
 void Probes::run(Probe probe) {
@@ -217,7 +157,7 @@ void Probes::run(Probe probe) {
       std::memcpy(to + begin, from + begin, size_t(end - begin));
     });
   } else {
-    parallel_for(thread_count(), [](int64_t) { multiply_add(); });
+    parallel_for(thread_count(), [](int64_t) { cpu::run_multiply_adds(kFmaSteps); });
   }
 }
 

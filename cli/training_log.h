@@ -66,6 +66,7 @@ struct TrainingEnd {
 // Speed and place of a run after a step, measured by TrainingLog over the steps of this process.
 struct TrainingRate {
   double seconds = 0.0;               // since open()
+  double step_seconds = 0.0;          // of this step, without validation
   double tokens_per_second = 0.0;     // input tokens of all ranks, over the last steps
   double peak_share = 0.0;            // of peak_flops of all ranks; 0: not known
   std::optional<double> remaining{};  // seconds; by steps or by the limit of time, whichever ends first
@@ -104,8 +105,8 @@ class TrainingLog {
   Status checkpoint(int64_t step, int64_t generation);
   Status end(const TrainingEnd& end);
 
-  // Writes `<output>.log.jsonl`, the lines of the whole run; replaces an older one only with `force`. The
-  // folder must still be there. Exit 2, 5.
+  // Writes `<output>.log.jsonl`, the lines of the whole run; replaces an older log, anything else only with
+  // `force`. The folder must still be there. Exit 2, 5.
   Status publish(const std::string& output, bool force) const;
   // Of the whole run, resumes included, for the report. Nothing on other ranks. Exit 3, 5.
   Result<std::optional<TrainingCurve>> curve() const;
@@ -118,6 +119,9 @@ class TrainingLog {
 
 // "out.pare" -> "out.pare.log.jsonl"; slashes at the end of a folder's name are dropped.
 std::string training_log_path(const std::string& output);
+
+// Before the work: may publish() write its file? Exit 2 (CL02), 5.
+Status check_training_log_target(const std::string& output, bool force);
 
 // Floating-point operations for one input token: 6 per parameter of the student, 8 where activations are
 // computed twice, and 2 per parameter of a teacher that runs. Products of attention scores are left out.

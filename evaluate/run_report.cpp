@@ -72,6 +72,7 @@ Json to_json(const RunReport& report) {
   json["extra"] = report.extra;
   if (report.damage) json["damage"] = to_json(*report.damage);
   if (report.speed) json["speed"] = to_json(*report.speed);
+  if (report.training) json["training"] = to_json(*report.training);
   return json;
 }
 
@@ -115,6 +116,9 @@ Result<RunReport> run_report_from_json(const Json& json, std::string_view path) 
   }
   if (json.find("speed") != nullptr) {
     PARE_TRY(report.speed, speed_from_json(*json.find("speed"), path, "speed."));
+  }
+  if (json.find("training") != nullptr) {
+    PARE_TRY(report.training, training_curve_from_json(*json.find("training"), path, "training."));
   }
   return report;
 }

@@ -12,6 +12,7 @@
 #include "engine/core/result.h"
 #include "evaluate/damage_report.h"
 #include "evaluate/generation_speed.h"
+#include "evaluate/training_curve.h"
 
 namespace pare {
 
@@ -38,7 +39,8 @@ struct RunReport {
   std::string curve_unit;             // "KL, nats per token"
   Json extra = Json::object();        // anything else, shown as it is
   std::optional<DamageReport> damage;
-  std::optional<SpeedComparison> speed;  // measured on this machine
+  std::optional<SpeedComparison> speed;   // measured on this machine
+  std::optional<TrainingCurve> training;  // of a student
 };
 
 Json to_json(const RunReport& report);

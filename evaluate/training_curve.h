@@ -44,7 +44,7 @@ inline constexpr size_t kCurvePoints = 400;
 std::vector<TrainingPoint> thin(const std::vector<TrainingPoint>& points, size_t limit = kCurvePoints);
 
 Json to_json(const TrainingCurve& curve);
-// `where` names the member: "training". Exit 3 (RP02 to RP04).
+// `where` stands in front of names in messages: "training.". Exit 3 (RP02 to RP04).
 Result<TrainingCurve> training_curve_from_json(const Json& json, std::string_view path,
                                                const std::string& where);
 

@@ -4,7 +4,6 @@
 #include <time.h>
 
 #include <algorithm>
-#include <array>
 #include <optional>
 #include <set>
 #include <utility>
@@ -48,11 +47,7 @@ Status admit(const JobListing& listing, JobMode mode, const std::string& path, b
 }
 
 std::string now_as_text() {
-  const time_t now = ::time(nullptr);
-  struct tm parts {};
-  std::array<char, 32> text{};
-  if (::gmtime_r(&now, &parts) == nullptr) return {};
-  return std::string(text.data(), ::strftime(text.data(), text.size(), "%Y-%m-%dT%H:%M:%SZ", &parts));
+  return format_utc(::time(nullptr));
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 #include "engine/core/text.h"
 
 #include <fmt/core.h>
+#include <time.h>
 
 #include <algorithm>
 #include <array>
@@ -140,6 +141,14 @@ std::string format_duration(double seconds) {
   const auto whole = static_cast<int64_t>(std::llround(seconds));
   if (whole < 3600) return fmt::format("{} min {} s", whole / 60, whole % 60);
   return fmt::format("{} h {} min", whole / 3600, whole % 3600 / 60);
+}
+
+std::string format_utc(int64_t seconds_since_1970) {
+  const time_t seconds = seconds_since_1970;
+  struct tm parts {};
+  std::array<char, 32> text{};
+  if (::gmtime_r(&seconds, &parts) == nullptr || parts.tm_year < -900 || parts.tm_year > 8099) return {};
+  return std::string(text.data(), ::strftime(text.data(), text.size(), "%Y-%m-%dT%H:%M:%SZ", &parts));
 }
 
 std::string format_double(double value) {

@@ -25,6 +25,8 @@ std::string format_bytes(uint64_t bytes);     // 269.1 MB (decimal units)
 std::string format_count(uint64_t count);     // 134,515,008
 std::string format_duration(double seconds);  // 0.42 s, 3 min 12 s
 std::string format_double(double value);      // shortest text that reads back to the same double
+// "2024-02-29T13:05:09Z"; empty for a year that has no four digits.
+std::string format_utc(int64_t seconds_since_1970);
 
 // 0 when valid, else byte offset + 1 of the first invalid byte. Rejects surrogates, overlong forms, >
 // U+10FFFF.

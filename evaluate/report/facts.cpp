@@ -255,6 +255,36 @@ void find_speed(const ReportInput& input, Facts& facts) {
   facts.key_figures.push_back({"one token at a time", decode});
 }
 
+void find_training(const ReportInput& input, Facts& facts) {
+  if (!input.run || !input.run->training) return;
+  const TrainingCurve& curve = *input.run->training;
+  const auto first_to_last = [](const std::vector<TrainingPoint>& points) {
+    return number(points.front().value) + " → " + number(points.back().value);
+  };
+  if (!curve.loss_name.empty()) facts.training.push_back({"Loss", shown(curve.loss_name)});
+  facts.training.push_back({"Steps", format_count(uint64_t(curve.steps))});
+  facts.training.push_back({"Tokens through the student", format_count(uint64_t(curve.input_tokens))});
+  if (curve.seconds > 0.0) facts.training.push_back({"Time of the steps", format_duration(curve.seconds)});
+  if (curve.tokens_per_second > 0.0) {
+    std::string speed = number(curve.tokens_per_second) + " tokens/s";
+    if (curve.peak_share > 0.0)
+      speed +=
+          fmt::format(" ({:.1f} % of what the processor can multiply and add)", 100.0 * curve.peak_share);
+    facts.training.push_back({"Speed of training", std::move(speed)});
+  }
+  if (!curve.loss.empty()) facts.training.push_back({"Loss, first and last step", first_to_last(curve.loss)});
+  if (!curve.cross_entropy.empty())
+    facts.training.push_back({"Cross entropy, first and last step", first_to_last(curve.cross_entropy)});
+  const auto before = curve.perplexity_before(), after = curve.perplexity_after();
+  if (before && after) {
+    const std::string change = number(*before) + " → " + number(*after);
+    facts.training.push_back({"Held-out perplexity, before and after", change});
+    facts.key_figures.push_back({"held-out perplexity, by training", change});
+  } else if (after) {
+    facts.training.push_back({"Held-out perplexity, after", number(*after)});
+  }
+}
+
 void find_repeat(const ReportInput& input, Facts& facts) {
   const Manifest& manifest = input.manifest;
   if (input.run && !input.run->command_line.empty()) {
@@ -338,6 +368,7 @@ Facts gather(const ReportInput& input) {
   find_sizes(input, facts);
   find_damage(input, facts);
   find_speed(input, facts);
+  find_training(input, facts);
   find_repeat(input, facts);
   const Manifest& manifest = input.manifest;
   std::string what;

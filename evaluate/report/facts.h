@@ -56,10 +56,11 @@ struct Facts {
   std::vector<Series> series;       // by matrix kind
   std::vector<BlockSize> sizes;     // by block, in execution order
   std::vector<Fact> size_facts;
-  std::vector<Fact> damage;  // empty without a damage report
-  std::vector<Fact> data;    // the tokens of the damage report
-  std::vector<Fact> speed;   // empty when it was not measured
-  std::vector<Fact> repeat;  // command, options, seed
+  std::vector<Fact> damage;    // empty without a damage report
+  std::vector<Fact> data;      // the tokens of the damage report
+  std::vector<Fact> speed;     // empty when it was not measured
+  std::vector<Fact> training;  // empty when nothing was trained
+  std::vector<Fact> repeat;    // command, options, seed
 };
 
 Facts gather(const ReportInput& input);

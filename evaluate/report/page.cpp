@@ -79,6 +79,48 @@ std::string speed_section(const Facts& facts) {
          fact_list(facts.speed);
 }
 
+std::vector<StepPoint> step_points(const std::vector<TrainingPoint>& points) {
+  std::vector<StepPoint> out;
+  for (const TrainingPoint& point : points) out.push_back({double(point.step), point.value});
+  return out;
+}
+
+std::string training_section(const ReportInput& input, const Facts& facts) {
+  if (facts.training.empty()) return {};
+  const TrainingCurve& curve = *input.run->training;
+  const bool is_cross_entropy = curve.cross_entropy.empty();
+  const auto plot = [](const std::string& name, const std::vector<TrainingPoint>& training,
+                       const std::vector<TrainingPoint>& held_out) {
+    return figure(
+        name, "nats per token, by step",
+        step_plot({.title = name + " by step of training",
+                   .description = "Line: training, each stretch with its smallest and largest value. "
+                                  "Dashed, with rings: held-out text.",
+                   .x_label = "step",
+                   .y_label = "nats per token"},
+                  step_points(training), step_points(held_out)));
+  };
+  std::string out = "<h2>Training</h2>\n";
+  if (!curve.loss.empty() || !curve.validation.empty()) {
+    out += fmt::format(kKey, "ours", "M0 6H32", "", "training", "plain", "M0 6H32",
+                       "<circle class=\"ring\" cx=\"16\" cy=\"6\" r=\"3\"/>", "held-out text") +
+           "<div class=\"plots\">\n";
+    const std::string name = curve.loss_name.empty() ? "loss" : "loss: " + shown(curve.loss_name);
+    out += is_cross_entropy ? plot("cross entropy", curve.loss, curve.validation)
+                            : plot(name, curve.loss, curve.validation_loss) +
+                                  plot("cross entropy", curve.cross_entropy, curve.validation);
+    out += "</div>\n";
+  }
+  out += fact_list(facts.training);
+  if (curve.validation.empty()) return out;
+  const Column columns[] = {{"After step", true}, {"Cross entropy", true}, {"Perplexity", true}};
+  std::vector<std::vector<std::string>> rows;
+  for (const TrainingPoint& point : curve.validation)
+    rows.push_back({std::to_string(point.step), number(point.value), number(std::exp(point.value))});
+  return out + "<details><summary>Held-out text by step</summary>\n<div class=\"narrow\">\n" +
+         html_table("Held-out text, nats per token", columns, rows) + "</div></details>\n";
+}
+
 std::string error_section(const ReportInput& input, const Facts& facts) {
   if (facts.series.empty() && !(input.run && input.run->damage)) return {};
   std::string out = "<h2>Error per layer</h2>\n";
@@ -375,9 +417,10 @@ std::string repeat_section(const ReportInput& input, const Facts& facts) {
 
 std::string report_html(const ReportInput& input) {
   const Facts facts = gather(input);
-  return head(facts) + damage_section(facts) + speed_section(facts) + error_section(input, facts) +
-         size_section(input, facts) + worst_section(input) + histogram_section(input, facts) +
-         tensor_section(facts) + repeat_section(input, facts) + "</main>\n</body>\n</html>\n";
+  return head(facts) + damage_section(facts) + speed_section(facts) + training_section(input, facts) +
+         error_section(input, facts) + size_section(input, facts) + worst_section(input) +
+         histogram_section(input, facts) + tensor_section(facts) + repeat_section(input, facts) +
+         "</main>\n</body>\n</html>\n";
 }
 
 }  // namespace pare

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "evaluate/report/facts.h"
 #include "evaluate/report/html.h"
@@ -47,6 +48,13 @@ class Frame {
     const double step = nice_step(y_span_, 5);
     for (int i = 0; y_low_ + step * i <= y_low_ + y_span_ * 1.0001; ++i)
       y_tick(y_low_ + step * i, number(y_low_ + step * i));
+  }
+  // Powers of ten; y is the logarithm.
+  void decade_y_ticks() {
+    const int low = int(y_low_), high = int(y_low_ + y_span_);
+    const int decades = std::max(1, int((high - low) / 6.0 + 0.9999));
+    for (int power = low; power <= high; power += decades)
+      y_tick(power, power < -2 ? fmt::format("1e{}", power) : number(std::pow(10.0, power)));
   }
   void add(std::string_view svg) { out_ += svg; }
   // Joined by lines; marks: with a ring or a dot at each.
@@ -169,9 +177,7 @@ std::string curve_plot(const PlotText& text, std::vector<CurveMark> points) {
   const double ceiling = is_logarithmic ? std::ceil(y_of(top)) : top * 1.05;
   Frame frame(text, low, high, floor, ceiling);
   if (is_logarithmic) {
-    const int decades = std::max(1, int((ceiling - floor) / 6.0 + 0.9999));
-    for (int power = int(floor); power <= int(ceiling); power += decades)
-      frame.y_tick(power, power < -2 ? fmt::format("1e{}", power) : number(std::pow(10.0, power)));
+    frame.decade_y_ticks();
   } else {
     frame.linear_y_ticks();
   }
@@ -185,6 +191,46 @@ std::string curve_plot(const PlotText& text, std::vector<CurveMark> points) {
     if (point.chosen)
       frame.add(fmt::format("<circle class=\"mark\" cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"5\"/>", frame.x(point.x),
                             frame.y(y_of(point.y))));
+  return frame.close();
+}
+
+std::string step_plot(const PlotText& text, const std::vector<StepPoint>& training,
+                      const std::vector<StepPoint>& held_out) {
+  double low = std::numeric_limits<double>::infinity(), high = -low, last = 1.0;
+  for (const auto& points : {training, held_out}) {
+    for (const StepPoint& point : points) {
+      last = std::max(last, point.step);
+      if (!std::isfinite(point.value)) continue;
+      low = std::min(low, point.value);
+      high = std::max(high, point.value);
+    }
+  }
+  if (low > high) low = 0.0, high = 1.0;
+  const bool is_logarithmic = low > 0.0 && high > 20.0 * low;
+  double floor, ceiling;
+  if (is_logarithmic) {
+    floor = std::floor(std::log10(low));
+    ceiling = std::ceil(std::log10(high));
+  } else {
+    // Not from zero: what training changes is small beside what is left.
+    const double span = high > low ? high - low : std::max(1e-3, 0.1 * std::fabs(high));
+    const double step = nice_step(span * 1.05, 5);
+    floor = step * std::floor(low / step);
+    ceiling = high + 0.05 * span;
+  }
+  Frame frame(text, 0.0, last, floor, ceiling);
+  is_logarithmic ? frame.decade_y_ticks() : frame.linear_y_ticks();
+  const double x_step = std::max(1.0, nice_step(last, 6));
+  for (int i = 0; x_step * i <= last * 1.0001; ++i) frame.x_tick(x_step * i, number(x_step * i));
+  const auto drawn = [&](const std::vector<StepPoint>& points) {
+    std::vector<std::pair<double, double>> line;
+    for (const StepPoint& point : points)
+      if (std::isfinite(point.value))
+        line.emplace_back(point.step, is_logarithmic ? std::log10(point.value) : point.value);
+    return line;
+  };
+  frame.line(drawn(training), "ours", nullptr);
+  frame.line(drawn(held_out), "plain", held_out.size() > 60 ? nullptr : "ring");
   return frame.close();
 }
 

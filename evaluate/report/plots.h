@@ -36,6 +36,13 @@ struct CurveMark {
   bool chosen = false;
 };
 std::string curve_plot(const PlotText& text, std::vector<CurveMark> points);
+// A line over steps of training, and rings, joined by dashes, where it was measured on held-out text. y is
+// logarithmic where the largest is more than twenty times the smallest, all above 0.
+struct StepPoint {
+  double step = 0.0, value = 0.0;
+};
+std::string step_plot(const PlotText& text, const std::vector<StepPoint>& training,
+                      const std::vector<StepPoint>& held_out);
 // Share of values over |x|, both axes logarithmic.
 std::string magnitude_plot(const PlotText& text, const MagnitudeHistogram& before,
                            const MagnitudeHistogram& after);

@@ -2,6 +2,7 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "engine/core/text.h"
 #include "evaluate/report/facts.h"
@@ -191,6 +192,19 @@ std::string repeat_text(const ReportInput& input, const Facts& facts) {
   return out + "\n" + table(std::move(inputs));
 }
 
+constexpr size_t kTextRows = 20;  // of the curve on held-out text; the page has all
+
+std::string training_text(const ReportInput& input, const Facts& facts) {
+  if (facts.training.empty()) return {};
+  std::string out = "\nTRAINING\n" + fact_lines(facts.training);
+  const TrainingCurve& curve = *input.run->training;
+  if (curve.validation.empty()) return out;
+  std::vector<std::vector<std::string>> rows = {{">after step", ">held-out cross entropy", ">perplexity"}};
+  for (const TrainingPoint& point : thin(curve.validation, kTextRows))
+    rows.push_back({std::to_string(point.step), number(point.value), number(std::exp(point.value))});
+  return out + "\n" + table(std::move(rows));
+}
+
 }  // namespace
 
 std::string report_text(const ReportInput& input) {
@@ -200,8 +214,8 @@ std::string report_text(const ReportInput& input) {
                     list("MISSING", facts.missing);
   if (!facts.damage.empty()) out += "\nDAMAGE\n" + fact_lines(facts.damage) + "\n" + fact_lines(facts.data);
   if (!facts.speed.empty()) out += "\nSPEED ON THIS DEVICE, TOKENS PER SECOND\n" + fact_lines(facts.speed);
-  return out + size_text(input, facts) + matrix_text(input, facts) + worst_text(input) +
-         repeat_text(input, facts);
+  return out + training_text(input, facts) + size_text(input, facts) + matrix_text(input, facts) +
+         worst_text(input) + repeat_text(input, facts);
 }
 
 Json report_json(const ReportInput& input) {

@@ -2,8 +2,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
+#include <limits>
+#include <sstream>
 
 #include "engine/core/file.h"
 #include "evaluate/damage_json.h"
@@ -107,6 +110,17 @@ ReportInput example() {
       .device = "cpu", .prompt_tokens = 119, .decode_tokens = 31, .original = {}, .compressed = {}};
   run.speed->original = {.decode = rate(41.25), .prefill = rate(307.5), .loaded_bytes = 271000000};
   run.speed->compressed = {.decode = rate(57.75), .prefill = rate(308.5), .loaded_bytes = 163000000};
+  run.training = TrainingCurve{.command = "distill",
+                               .loss_name = "ce+kl",
+                               .steps = 1003,
+                               .input_tokens = 4567890,
+                               .seconds = 321.5,
+                               .tokens_per_second = 14207.5,
+                               .peak_share = 0.437,
+                               .loss = {{0, 2.125}, {500, 0.8125}, {1002, 0.4375}},
+                               .cross_entropy = {{0, 4.375}, {500, 3.5625}, {1002, 3.3125}},
+                               .validation = {{0, 4.28125}, {600, 3.4375}, {1003, 3.40625}},
+                               .validation_loss = {{0, 2.0}, {1003, 0.46875}}};
   input.run = std::move(run);
   for (size_t i = 0; i < model.tensors.size(); ++i) {
     const TensorSpec& spec = model.tensors[i];
@@ -203,6 +217,9 @@ TEST_F(ReportTest, EveryNumberAppearsOnPageAndInText) {
                             "Prompt of 119 tokens", "271.0 MB → 163.0 MB", "41.25 (39.75 to 43.75)",
                             "308.5 (307 to 311)", "9 times 31 tokens"})
     expected.push_back(value);
+  for (const char* value : {"ce+kl", "1,003", "4,567,890", "5 min 22 s", "14208 tokens/s (43.7 % of",
+                            "2.125 → 0.4375", "4.375 → 3.312", "72.33 → 30.15", "3.438"})
+    expected.push_back(value);
   for (const std::string& value : expected) {
     EXPECT_THAT(page, HasSubstr(value));
     const bool is_quoted = value.find("&#39;") != std::string::npos;
@@ -210,6 +227,85 @@ TEST_F(ReportTest, EveryNumberAppearsOnPageAndInText) {
   }
   for (const BlockDamage& block : damage.blocks)
     EXPECT_THAT(text, HasSubstr(report::number(block.relative_error)));
+}
+
+// Coordinates of the line of a plot, from its path.
+std::vector<std::pair<double, double>> path_points(const std::string& plot, const std::string& line_class) {
+  const size_t begin = plot.find("<path class=\"" + line_class + "\" d=\"M");
+  std::vector<std::pair<double, double>> points;
+  if (begin == std::string::npos) return points;
+  const size_t at = plot.find("d=\"", begin) + 3;
+  std::string path = plot.substr(at, plot.find('"', at) - at);
+  std::replace_if(
+      path.begin(), path.end(), [](char c) { return c == 'M' || c == 'L'; }, ' ');
+  std::istringstream in(path);
+  for (double x, y; in >> x >> y;) points.emplace_back(x, y);
+  return points;
+}
+
+TEST(StepPlot, FallsFromLeftToRight) {
+  const std::string plot =
+      report::step_plot({}, {{0, 3.5}, {50, 3.25}, {100, 3.0}}, {{0, 3.75}, {100, 3.125}});
+  EXPECT_EQ(markup_fault("<!DOCTYPE html>\n" + plot), "");
+  const auto line = path_points(plot, "ours"), held_out = path_points(plot, "plain");
+  ASSERT_EQ(line.size(), 3u);
+  ASSERT_EQ(held_out.size(), 2u);
+  EXPECT_LT(line[0].first, line[1].first);
+  EXPECT_NEAR(line[1].first - line[0].first, line[2].first - line[1].first, 0.11);
+  // On an even scale equal steps are equally far apart; y grows downwards.
+  EXPECT_NEAR(line[1].second - line[0].second, line[2].second - line[1].second, 0.11);
+  EXPECT_GT(line[1].second, line[0].second);
+  EXPECT_LT(held_out[0].second, line[0].second);
+  EXPECT_EQ(occurrences(plot, "class=\"ring\""), 2);
+}
+
+TEST(StepPlot, LogarithmicWhereTheLossFallsFar) {
+  const std::string plot = report::step_plot({}, {{0, 10.0}, {1, 1.0}, {2, 0.1}}, {});
+  const auto line = path_points(plot, "ours");
+  ASSERT_EQ(line.size(), 3u);
+  EXPECT_NEAR(line[1].second - line[0].second, line[2].second - line[1].second, 0.11);
+  EXPECT_THAT(plot, HasSubstr(">0.1</text>"));
+  // Never where zero or less must be shown.
+  const auto even = path_points(report::step_plot({}, {{0, 10.0}, {1, 5.0}, {2, 0.0}}, {}), "ours");
+  ASSERT_EQ(even.size(), 3u);
+  EXPECT_NEAR(even[1].second - even[0].second, even[2].second - even[1].second, 0.11);
+}
+
+TEST(StepPlot, AnyPointsMakeAPlot) {
+  const double infinity = std::numeric_limits<double>::infinity();
+  for (const std::vector<report::StepPoint>& points : {std::vector<report::StepPoint>{},
+                                                       {{0, 1.0}},
+                                                       {{0, infinity}},
+                                                       {{0, 0.0}, {1, 0.0}},
+                                                       {{3, -2.0}, {4, infinity}}}) {
+    const std::string plot = report::step_plot({}, points, points);
+    EXPECT_EQ(markup_fault("<!DOCTYPE html>\n" + plot), "");
+    EXPECT_THAT(plot, Not(HasSubstr("nan")));
+    EXPECT_THAT(plot, Not(HasSubstr("inf")));
+  }
+}
+
+TEST_F(ReportTest, LossCurves) {
+  // A run of one minute, thinned: marks would be a smear, and no picture may grow with the run.
+  std::vector<TrainingPoint> points;
+  for (int64_t i = 0; i < 100000; ++i) points.push_back({i, 3.0 + 1.0 / double(i + 1)});
+  input_.run->training->loss = thin(points);
+  const std::string page = report_html(input_);
+  EXPECT_EQ(markup_fault(page), "");
+  EXPECT_LE(path_points(page.substr(page.find("<h2>Training")), "ours").size(), kCurvePoints);
+  EXPECT_THAT(page, HasSubstr("loss: ce+kl"));
+  EXPECT_THAT(page, HasSubstr("held-out perplexity, by training"));
+  // Cross entropy alone is one plot.
+  const auto plots = [](const std::string& html) {
+    const size_t begin = html.find("<h2>Training");
+    return occurrences(html.substr(begin, html.find("<h2>", begin + 1) - begin), "role=\"img\"");
+  };
+  EXPECT_EQ(plots(page), 2);
+  input_.run->training->cross_entropy.clear();
+  EXPECT_EQ(plots(report_html(input_)), 1);
+  input_.run->training.reset();
+  EXPECT_THAT(report_html(input_), Not(HasSubstr("<h2>Training")));
+  EXPECT_THAT(report_text(input_), Not(HasSubstr("TRAINING")));
 }
 
 TEST_F(ReportTest, EqualInputGivesEqualBytes) {
@@ -232,6 +328,7 @@ TEST_F(ReportTest, NamesFromFilesStayText) {
   input_.run->warnings = {kHostile};
   input_.run->command_line = {kHostile};
   input_.run->damage->source = kHostile;
+  input_.run->training->loss_name = input_.run->training->command = kHostile;
   input_.run->damage->worst[0].token = input_.run->damage->worst[0].context = kHostile;
   for (WeightDamage& weight : input_.run->damage->weights) weight.name = weight.scheme = kHostile;
   const std::string page = report_html(input_), text = report_text(input_);
@@ -345,6 +442,12 @@ TEST_F(ReportTest, EveryFieldIsChecked) {
       {"speed that is no object", "RP03", "speed", [](Json& j) { j["speed"] = "fast"; }},
       {"speed below zero", "RP04", "speed.compressed.decode.lower_quartile",
        [](Json& j) { j["speed"]["compressed"]["decode"]["lower_quartile"] = -2.0; }},
+      {"training that is no object", "RP03", "training", [](Json& j) { j["training"] = "long"; }},
+      {"training without steps", "RP02", "training.steps", [](Json& j) { j["training"].erase("steps"); }},
+      {"a point of three", "RP03", "training.loss",
+       [](Json& j) { j["training"]["loss"].items()[1].push_back(Json(1)); }},
+      {"a step below zero", "RP03", "training.validation",
+       [](Json& j) { j["training"]["validation"].items()[0].items()[0] = -1; }},
       {"curve without points", "RP02", "curve.points", [](Json& j) { j["curve"].erase("points"); }},
   };
   for (const BadReport& bad : cases) {

@@ -64,7 +64,7 @@ void exchange(int in, int out, int error, const std::string& input, CommandResul
     const int file = ::open(options.stdout_path.c_str(), O_WRONLY | O_CREAT, 0666);
     if (file < 0 || ::dup2(file, 1) < 0) ::_exit(126);
   }
-  const std::string path = std::string(PARE_BINARY_DIR) + "/" + program;
+  const std::string path = program.starts_with('/') ? program : std::string(PARE_BINARY_DIR) + "/" + program;
   std::vector<char*> words = {const_cast<char*>(program.c_str())};
   for (const std::string& argument : arguments) words.push_back(const_cast<char*>(argument.c_str()));
   words.push_back(nullptr);
@@ -107,7 +107,9 @@ CommandResult run_command(const std::string& program, const std::vector<std::str
   return result;
 }
 
-std::string binary_folder() { return PARE_BINARY_DIR; }
+std::string binary_folder() {
+  return PARE_BINARY_DIR;
+}
 
 std::string folder_fingerprint(const std::string& folder) {
   std::vector<std::string> lines;

@@ -21,7 +21,7 @@ struct CommandOptions {
   std::string stdout_path{};  // stdout goes to this file instead
 };
 
-// program: "pare" or "pare-run", from the build folder.
+// program: "pare" or "pare-run", from the build folder; or the whole path of another one.
 CommandResult run_command(const std::string& program, const std::vector<std::string>& arguments,
                           const CommandOptions& options = {});
 inline CommandResult pare(const std::vector<std::string>& arguments, const CommandOptions& options = {}) {

@@ -84,6 +84,9 @@ TEST(Text, Formats) {
   EXPECT_EQ(format_count(0), "0");
   EXPECT_EQ(format_count(999), "999");
   EXPECT_EQ(format_count(134'515'008), "134,515,008");
+  EXPECT_EQ(format_utc(0), "1970-01-01T00:00:00Z");
+  EXPECT_EQ(format_utc(1709211909), "2024-02-29T13:05:09Z");
+  EXPECT_EQ(format_utc(INT64_MAX), "");
   EXPECT_EQ(format_duration(0.42), "0.42 s");
   EXPECT_EQ(format_duration(59.94), "59.9 s");
   EXPECT_EQ(format_duration(59.96), "1 min 0 s");
