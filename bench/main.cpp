@@ -44,6 +44,7 @@ int main(int argc, char** argv) {
   add(matmul_cases());
   add(sparse_cases());
   add(teacher_top_k_cases());
+  add(training_elementwise_cases());
   add(training_matmul_cases());
   add(vector_cases());
   add(training_vector_cases());

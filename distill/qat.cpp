@@ -18,6 +18,8 @@ namespace {
 
 using Granularity = QuantScheme::Granularity;
 
+constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: rounds what is added to it to a whole number
+
 class FakeQuantizer final : public WeightTransform {
  public:
   static Result<std::unique_ptr<WeightTransform>> make(const std::string& name, const Tensor& master,
@@ -153,7 +155,10 @@ void FakeQuantizer::encode_row(const float* weights, int64_t row, uint8_t* codes
     const float step = steps_->value.data<float>()[has_one_step() ? 0 : group];
     const float scale = stored_step(scheme_.scale_dtype, step), zero_code = zero(group);
     for (int64_t column = begin; column < end; ++column) {
-      const float code = std::nearbyint(weights[column] / scale) + zero_code;
+      // Bounded before it is rounded, which gives the same code and lets the sum round to a whole number.
+      const float bounded =
+          std::clamp(weights[column] / scale, range_.low - zero_code - 1.0f, range_.high - zero_code + 1.0f);
+      const float code = ((bounded + kMagic) - kMagic) + zero_code;
       codes[column] = uint8_t(std::clamp(code, range_.low, range_.high) + shift);
     }
   }
