@@ -31,12 +31,22 @@ void for_rows(int64_t rows, int64_t elements_per_row, const Body& body) {
   });
 }
 
-// The same over channels whose sums run over `tokens`, in stripes of a few lines of memory.
+// body(begin, end) over [0, channels), for sums over `tokens` that each channel makes by itself: one stripe
+// per thread, as wide as can be, since memory is read row by row. No result depends on the cut.
 template <typename Body>
 void for_channels(int64_t channels, int64_t tokens, const Body& body) {
-  constexpr int64_t kStripe = 128;
-  for_rows((channels + kStripe - 1) / kStripe, kStripe * tokens,
-           [&](int64_t begin, int64_t end) { body(begin * kStripe, std::min(channels, end * kStripe)); });
+  struct Cut {
+    const Body& body;
+    int64_t channels, width;
+  };
+  constexpr int64_t kNarrowest = 64;
+  const int64_t most = std::max<int64_t>(1, channels * tokens / kPieceElements);
+  const int64_t stripes = std::min<int64_t>(most, thread_count());
+  const int64_t narrowest = (channels + kNarrowest - 1) / kNarrowest;
+  const Cut cut{body, channels, (narrowest + stripes - 1) / stripes * kNarrowest};
+  parallel_for((channels + cut.width - 1) / cut.width, [&cut](int64_t stripe) {
+    cut.body(stripe * cut.width, std::min(cut.channels, (stripe + 1) * cut.width));
+  });
 }
 
 }  // namespace pare::cpu

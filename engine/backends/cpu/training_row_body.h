@@ -9,7 +9,7 @@
 namespace pare::cpu::PARE_ISA_NAMESPACE {
 
 // Channels whose sums over tokens lie on the stack at a time.
-constexpr int64_t kSumStripe = 256;
+constexpr int64_t kSumStripe = 1024;
 
 // into[c] += sum_t term(t, c, extent) for channels [begin, end)
 template <typename Term>
