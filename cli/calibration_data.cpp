@@ -226,8 +226,15 @@ Status refuse_padding(const SafetensorsFile& file) {
   return {};
 }
 
-Result<CalibrationData> read_tokens(const CalibrationDataOptions& options, const WeightSource& source,
-                                    const ModelConfig& config) {
+// The ids of a token file as they stand, and its shape.
+struct TokenFile {
+  TokenStream stream;
+  int64_t rows = -1, length = 0;  // rows -1: one stream
+  int32_t bos = -1;
+};
+
+Result<TokenFile> read_token_file(const CalibrationDataOptions& options, const WeightSource& source,
+                                  const ModelConfig& config) {
   PARE_TRY(const auto file, SafetensorsFile::open(options.path));
   PARE_TRY(const Tensor tensor, file->load("input_ids"));
   const int rank = tensor.shape().rank();
@@ -237,28 +244,40 @@ Result<CalibrationData> read_tokens(const CalibrationDataOptions& options, const
                       "I32 or I64, [tokens] or [rows, tokens]", "expected");
   }
   PARE_CHECK(refuse_padding(*file));
-  TokenStream stream;
+  TokenFile tokens;
+  TokenStream& stream = tokens.stream;
   PARE_TRY(stream.ids, checked_ids(tensor, config, options.path));
   stream.token_hash = token_hash(stream.ids);
   stream.text_hash = stream.token_hash;  // there is no text
-  int32_t bos = -1;
+  stream.documents = rank == 1 ? 1 : tensor.size(0);
+  if (rank == 2) {
+    tokens.rows = tensor.size(0);
+    tokens.length = tensor.size(1);
+  }
   if (options.bos == "always") {
     PARE_TRY(const auto tokenizer, load_tokenizer(source));
-    PARE_TRY(bos, window_bos(options, *tokenizer));
+    PARE_TRY(tokens.bos, window_bos(options, *tokenizer));
   }
-  if (rank == 1) {
-    stream.documents = 1;
-    return cut(options, std::move(stream), options.context > 0 ? options.context : default_context(config),
-               bos);
+  return tokens;
+}
+
+Result<CalibrationData> read_tokens(const CalibrationDataOptions& options, const WeightSource& source,
+                                    const ModelConfig& config) {
+  PARE_TRY(TokenFile tokens, read_token_file(options, source, config));
+  const TokenStream& stream = tokens.stream;
+  const int32_t bos = tokens.bos;
+  if (tokens.rows < 0) {
+    return cut(options, std::move(tokens.stream),
+               options.context > 0 ? options.context : default_context(config), bos);
   }
   // Rows are windows already, from the first on.
-  const int64_t rows = tensor.size(0), length = tensor.size(1);
+  const int64_t rows = tokens.rows, length = tokens.length;
   const int64_t context = options.context > 0 ? options.context : std::min(length, default_context(config));
   if (rows < options.samples) return too_few(options, "fewer rows than --samples", rows, options.samples);
   if (length < context || context == 0)
     return too_few(options, "rows are shorter than --context", length, std::max<int64_t>(context, 1));
   CalibrationData data;
-  data.stream_tokens = tensor.numel();
+  data.stream_tokens = int64_t(stream.ids.size());
   data.documents = rows;
   data.has_bos = bos >= 0;
   data.windows.samples = options.samples;
@@ -273,7 +292,39 @@ Result<CalibrationData> read_tokens(const CalibrationDataOptions& options, const
   return data;
 }
 
+// Text and records as one stream, and its kind.
+Result<DataStream> read_texts(const CalibrationDataOptions& options, const WeightSource& source) {
+  PARE_TRY(const auto tokenizer, load_tokenizer(source));
+  DataStream data;
+  PARE_TRY(data.bos, window_bos(options, *tokenizer));
+  StreamBuilder builder(*tokenizer);
+  const bool is_records = options.path.ends_with(".jsonl");
+  if (is_records) {
+    PARE_CHECK(read_records(options, source, *tokenizer, builder));
+  } else {
+    // One document: tokens may reach over line ends, so it cannot be cut at them.
+    PARE_TRY(TextData text, read_text_data(options.path));
+    for (std::string& document : text.documents) PARE_CHECK(builder.add(std::move(document), false, {}));
+    PARE_CHECK(builder.flush());
+  }
+  data.kind = builder.has_rendered() ? "messages" : is_records ? "jsonl" : "text";
+  data.stream = builder.finish();
+  return data;
+}
+
+Status refuse_raw_tokens(const CalibrationDataOptions& options) {
+  if (!options.path.ends_with(".bin") && !options.path.ends_with(".npy")) return {};
+  return data_error(Exit::unsupported, "DT08", options.path, {},
+                    "raw token files do not say their type; write safetensors with input_ids (I32 or I64)",
+                    options.path.substr(options.path.rfind('.')));
+}
+
 }  // namespace
+
+Result<int32_t> window_bos_of(const CalibrationDataOptions& options, const WeightSource& source) {
+  PARE_TRY(const auto tokenizer, load_tokenizer(source));
+  return window_bos(options, *tokenizer);
+}
 
 int64_t default_context(const ModelConfig& config) {
   constexpr int64_t kDefault = 2048;
@@ -287,27 +338,23 @@ Result<CalibrationData> load_calibration_data(const CalibrationDataOptions& opti
     data.kind = "tokens";
     return data;
   }
-  if (options.path.ends_with(".bin") || options.path.ends_with(".npy")) {
-    return data_error(Exit::unsupported, "DT08", options.path, {},
-                      "raw token files do not say their type; write safetensors with input_ids (I32 or I64)",
-                      options.path.substr(options.path.rfind('.')));
-  }
-  PARE_TRY(const auto tokenizer, load_tokenizer(source));
-  PARE_TRY(const int32_t bos, window_bos(options, *tokenizer));
-  StreamBuilder builder(*tokenizer);
-  const bool is_records = options.path.ends_with(".jsonl");
-  if (is_records) {
-    PARE_CHECK(read_records(options, source, *tokenizer, builder));
-  } else {
-    // One document: tokens may reach over line ends, so it cannot be cut at them.
-    PARE_TRY(TextData text, read_text_data(options.path));
-    for (std::string& document : text.documents) PARE_CHECK(builder.add(std::move(document), false, {}));
-    PARE_CHECK(builder.flush());
-  }
-  const bool has_rendered = builder.has_rendered();
+  PARE_CHECK(refuse_raw_tokens(options));
+  PARE_TRY(DataStream texts, read_texts(options, source));
   const int64_t context = options.context > 0 ? options.context : default_context(config);
-  PARE_TRY(CalibrationData data, cut(options, builder.finish(), context, bos));
-  data.kind = has_rendered ? "messages" : is_records ? "jsonl" : "text";
+  PARE_TRY(CalibrationData data, cut(options, std::move(texts.stream), context, texts.bos));
+  data.kind = texts.kind;
+  return data;
+}
+
+Result<DataStream> load_data_stream(const CalibrationDataOptions& options, const WeightSource& source,
+                                    const ModelConfig& config) {
+  if (!options.path.ends_with(".safetensors")) {
+    PARE_CHECK(refuse_raw_tokens(options));
+    return read_texts(options, source);
+  }
+  PARE_TRY(TokenFile tokens, read_token_file(options, source, config));
+  DataStream data{.stream = std::move(tokens.stream), .kind = "tokens", .bos = tokens.bos};
+  for (int64_t row = 0; row < tokens.rows; ++row) data.stream.document_starts.push_back(row * tokens.length);
   return data;
 }
 
