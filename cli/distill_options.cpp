@@ -147,9 +147,9 @@ void add_trained(CLI::App& verb, DistillArguments& arguments) {
       ->type_name("SCHEME")
       ->group(kTrained);
   verb.add_option("--qat-activations", arguments.qat_activations,
-                  "round the inputs of the matrices as well: none, dynamic (8 bits, a scale per token), "
-                  "static (8 bits, a learned scale per matrix)")
-      ->check(CLI::IsMember({"none", "dynamic", "static"}))
+                  "round the inputs of the matrices to 8 bits as well: none, dynamic (a scale per token), "
+                  "dynamic-asym (and a zero point)")
+      ->check(CLI::IsMember({"none", "dynamic", "dynamic-asym"}))
       ->capture_default_str()
       ->type_name("MODE")
       ->group(kTrained);
