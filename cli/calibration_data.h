@@ -50,14 +50,15 @@ Result<CalibrationData> load_calibration_data(const CalibrationDataOptions& opti
 // All of it as one stream, for training: documents one after another, the rows of a token file as documents.
 struct DataStream {
   TokenStream stream;
-  std::string kind;   // as above
-  int32_t bos = -1;   // that windows shall begin with; -1: none
+  std::string kind;  // as above
+  int32_t bos = -1;  // that windows shall begin with; -1: none
 };
 // options.samples, context and seed have no part. Errors as above.
 Result<DataStream> load_data_stream(const CalibrationDataOptions& options, const WeightSource& source,
                                     const ModelConfig& config);
 
-// The BOS of windows of a text by options.bos, -1: none. Exit 2 (CL13) when it is wanted and the model has none.
+// The BOS of windows of a text by options.bos, -1: none. Exit 2 (CL13) when it is wanted and the model has
+// none.
 Result<int32_t> window_bos_of(const CalibrationDataOptions& options, const WeightSource& source);
 
 // 2048, or what the model takes if that is less.

@@ -94,19 +94,18 @@ Result<DistillData> load_distill_data(const DistillArguments& arguments, const W
     PARE_TRY(const WeightedFile file, parse_weighted_file(text));
     PARE_TRY(LoadedFile loaded, load_file(arguments, file, source, config));
     if (!streams.empty() && loaded.bos != bos)
-      return contradiction("--data", "token files begin without BOS, texts with it; say --bos always or never",
-                           file.path);
+      return contradiction(
+          "--data", "token files begin without BOS, texts with it; say --bos always or never", file.path);
     bos = loaded.bos;
     streams.push_back(std::move(loaded.stream));
   }
-  TrainingDataOptions options{
-      .context = arguments.context > 0 ? arguments.context : default_context(config),
-      .seed = seed,
-      .shuffle = !arguments.no_shuffle,
-      .mask_document_starts = arguments.mask_document_starts,
-      .bos_id = bos,
-      .held_out_share = arguments.validate.empty() ? arguments.validation_share : 0.0,
-      .vocabulary = config.vocabulary_size};
+  TrainingDataOptions options{.context = arguments.context > 0 ? arguments.context : default_context(config),
+                              .seed = seed,
+                              .shuffle = !arguments.no_shuffle,
+                              .mask_document_starts = arguments.mask_document_starts,
+                              .bos_id = bos,
+                              .held_out_share = arguments.validate.empty() ? arguments.validation_share : 0.0,
+                              .vocabulary = config.vocabulary_size};
   DistillData data;
   PARE_TRY(TrainingData training, TrainingData::create(streams, options));
   data.training = std::make_shared<TrainingData>(std::move(training));
@@ -134,7 +133,8 @@ Result<DistillData> load_distill_data(const DistillArguments& arguments, const W
   const int64_t wanted = std::max<int64_t>(1, arguments.report_tokens / options.context);
   if (data.validation) {
     PARE_TRY(data.report, report_windows(*data.validation, std::min(wanted, data.validation->windows())));
-    data.report_source = data.validation_is_held_out ? "held-out part of the data" : short_name(arguments.validate);
+    data.report_source =
+        data.validation_is_held_out ? "held-out part of the data" : short_name(arguments.validate);
     return data;
   }
   PARE_TRY(data.report, report_windows(*data.training, std::min(wanted, data.training->windows())));

@@ -24,8 +24,8 @@ struct DistillData {
   Json description = Json::object();       // for identity and manifest
 };
 
-// Tokens of `source`'s tokenizer, windows for `config`. Errors of load_data_stream(), TrainingData::create() and
-// the token cache.
+// Tokens of `source`'s tokenizer, windows for `config`. Errors of load_data_stream(), TrainingData::create()
+// and the token cache.
 Result<DistillData> load_distill_data(const DistillArguments& arguments, const WeightSource& source,
                                       const ModelConfig& config, uint64_t seed);
 

@@ -47,7 +47,8 @@ Result<MemoryPlan> plan_memory(const DistillArguments& arguments, const MemoryIn
     return held + Trainer::planned_bytes(*input.student, input.teacher_vocabulary, input.context, options,
                                          input.ranks);
   };
-  std::vector<int64_t> sizes = micro_batches(std::max<int64_t>(1, arguments.batch / input.ranks), input.context);
+  std::vector<int64_t> sizes =
+      micro_batches(std::max<int64_t>(1, arguments.batch / input.ranks), input.context);
   if (arguments.micro_batch) sizes = {*arguments.micro_batch};
   if (input.decided) sizes = {*input.decided};
   std::vector<bool> ways = {true, false};

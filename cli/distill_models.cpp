@@ -125,8 +125,7 @@ Result<DistillModels> open_distill_models(const DistillArguments& arguments, con
                  .path = models.student->path(),
                  .what = "only models that foretell the next token are trained",
                  .got = models.student_model.config.architecture};
-  if (models.teacher != nullptr && !models.is_own_teacher())
-    PARE_CHECK(check_same_tokens(arguments, models));
+  if (models.teacher != nullptr && !models.is_own_teacher()) PARE_CHECK(check_same_tokens(arguments, models));
   if (models.teacher != nullptr) {
     PARE_TRY(models.teacher_inputs, models.teacher->hash_inputs());
     models.teacher_hash = xxh3_128(models.teacher_inputs.dump_sorted()).hex();

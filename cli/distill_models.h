@@ -20,9 +20,9 @@ struct DistillModels {
   bool is_own_teacher() const { return student == teacher; }
 };
 
-// The student alone, so that a run without a teacher looks for none: MODEL, --student, --student-config, or the
-// teacher. Errors: 3 or 4 when tokenizers or vocabularies differ (DT16, TK21), 7 for weights that are not finite,
-// and those of opening models.
+// The student alone, so that a run without a teacher looks for none: MODEL, --student, --student-config, or
+// the teacher. Errors: 3 or 4 when tokenizers or vocabularies differ (DT16, TK21), 7 for weights that are not
+// finite, and those of opening models.
 Result<DistillModels> open_distill_models(const DistillArguments& arguments, const CommonOptions& common);
 
 // Bytes of the weights of a model while it is trained: masters, gradients, moments. From shapes.

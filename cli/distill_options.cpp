@@ -18,10 +18,11 @@ const char* const kPrivacy = "Privacy";
 
 void add_data(CLI::App& verb, DistillArguments& arguments) {
   const char* group = "Data";
-  verb.add_option("--data", arguments.files,
-                  "training data: text, JSONL with `text` or `messages`, or token ids in safetensors; several "
-                  "may be given, with weights or without: a.txt=3 b.txt=1 (default: in proportion to their "
-                  "lengths)")
+  verb.add_option(
+          "--data", arguments.files,
+          "training data: text, JSONL with `text` or `messages`, or token ids in safetensors; several "
+          "may be given, with weights or without: a.txt=3 b.txt=1 (default: in proportion to their "
+          "lengths)")
       ->required()
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
       ->type_name("FILE[=WEIGHT]")
@@ -116,8 +117,9 @@ void add_training(CLI::App& verb, DistillArguments& arguments) {
   number("--clip", arguments.clip, "limit of the global norm of the gradient; 0: none", 0.0, 1e12);
   verb.add_flag("--decay-embeddings", arguments.decay_embeddings, "weight decay for embedding and head too")
       ->group(kTraining);
-  verb.add_option("--compute", arguments.compute,
-                  "type of the products: f32, bf16, f16 (with a dynamic scale of the loss); what is trained is f32")
+  verb.add_option(
+          "--compute", arguments.compute,
+          "type of the products: f32, bf16, f16 (with a dynamic scale of the loss); what is trained is f32")
       ->check(CLI::IsMember({"f32", "bf16", "f16"}))
       ->capture_default_str()
       ->type_name("TYPE")
@@ -158,8 +160,9 @@ void add_trained(CLI::App& verb, DistillArguments& arguments) {
       ->capture_default_str()
       ->type_name("X")
       ->group(kTrained);
-  verb.add_option("--lora", arguments.lora,
-                  "train two factors of this rank beside each matrix, and nothing else; they are added in at the end")
+  verb.add_option(
+          "--lora", arguments.lora,
+          "train two factors of this rank beside each matrix, and nothing else; they are added in at the end")
       ->check(CLI::Range(int64_t{1}, int64_t{65536}))
       ->type_name("RANK")
       ->group(kTrained);
@@ -174,9 +177,10 @@ void add_trained(CLI::App& verb, DistillArguments& arguments) {
       ->capture_default_str()
       ->type_name("WHEN")
       ->group(kTrained);
-  verb.add_option("--sparsity-schedule", arguments.sparsity_schedule,
-                  "prune by magnitude while training, to this share and along a cubic curve from step BEGIN to "
-                  "END in N cuts: 0.5, or 0.5@100:800:20 (default: the middle 8 tenths in 20 cuts)")
+  verb.add_option(
+          "--sparsity-schedule", arguments.sparsity_schedule,
+          "prune by magnitude while training, to this share and along a cubic curve from step BEGIN to "
+          "END in N cuts: 0.5, or 0.5@100:800:20 (default: the middle 8 tenths in 20 cuts)")
       ->type_name("SHARE[@BEGIN:END[:N]]")
       ->group(kTrained);
 }
@@ -191,7 +195,8 @@ void add_privacy(CLI::App& verb, DistillArguments& arguments) {
       ->check(CLI::Range(1e-6, 1e6))
       ->type_name("SIGMA")
       ->group(kPrivacy);
-  verb.add_option("--dp-delta", arguments.dp_delta, "delta that epsilon is reported for (default: 1 / windows)")
+  verb.add_option("--dp-delta", arguments.dp_delta,
+                  "delta that epsilon is reported for (default: 1 / windows)")
       ->check(CLI::Range(1e-30, 0.5))
       ->type_name("DELTA")
       ->group(kPrivacy);
@@ -217,8 +222,9 @@ void add_watching(CLI::App& verb, DistillArguments& arguments) {
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 40))
       ->type_name("N")
       ->group(kWatch);
-  verb.add_option("--patience", arguments.patience,
-                  "stop when so many validations in a row were not better, and keep the best weights; 0: never")
+  verb.add_option(
+          "--patience", arguments.patience,
+          "stop when so many validations in a row were not better, and keep the best weights; 0: never")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 30))
       ->capture_default_str()
       ->type_name("N")
@@ -256,9 +262,10 @@ void add_output(CLI::App& verb, DistillArguments& arguments) {
 }
 
 void add_loss(CLI::App& verb, DistillArguments& arguments) {
-  verb.add_option("--loss", arguments.loss,
-                  "what the student learns from: kl, ce, ce+kl, reverse-kl, jsd, tvd (default: kl for a student "
-                  "cut from this teacher, else ce+kl)")
+  verb.add_option(
+          "--loss", arguments.loss,
+          "what the student learns from: kl, ce, ce+kl, reverse-kl, jsd, tvd (default: kl for a student "
+          "cut from this teacher, else ce+kl)")
       ->check(CLI::IsMember({"kl", "ce", "ce+kl", "reverse-kl", "jsd", "tvd"}))
       ->type_name("LOSS")
       ->group(kLoss);
@@ -281,8 +288,7 @@ void add_loss(CLI::App& verb, DistillArguments& arguments) {
       ->capture_default_str()
       ->type_name("X")
       ->group(kLoss);
-  verb.add_option("--hidden-loss", arguments.hidden_loss,
-                  "compare hidden states as well: none, mse, cosine")
+  verb.add_option("--hidden-loss", arguments.hidden_loss, "compare hidden states as well: none, mse, cosine")
       ->check(CLI::IsMember({"none", "mse", "cosine"}))
       ->capture_default_str()
       ->type_name("LOSS")
@@ -293,8 +299,9 @@ void add_loss(CLI::App& verb, DistillArguments& arguments) {
       ->capture_default_str()
       ->type_name("X")
       ->group(kLoss);
-  verb.add_option("--layer-map", arguments.layer_map,
-                  "which of the teacher's layers each of the student's came from: 0,1,3 (default: spread evenly)")
+  verb.add_option(
+          "--layer-map", arguments.layer_map,
+          "which of the teacher's layers each of the student's came from: 0,1,3 (default: spread evenly)")
       ->type_name("LIST")
       ->group(kLoss);
   verb.add_flag("--attention-loss", arguments.attention_loss,
@@ -314,10 +321,11 @@ void add_teacher(CLI::App& verb, DistillArguments& arguments) {
       ->capture_default_str()
       ->type_name("HOW")
       ->group(kTeacher);
-  verb.add_option("--cache-teacher", arguments.cache_teacher,
-                  "run the teacher once over all windows, keep its best ids and their probabilities in this "
-                  "folder, and train from there without it; an existing cache of the same teacher and data is "
-                  "used again")
+  verb.add_option(
+          "--cache-teacher", arguments.cache_teacher,
+          "run the teacher once over all windows, keep its best ids and their probabilities in this "
+          "folder, and train from there without it; an existing cache of the same teacher and data is "
+          "used again")
       ->type_name("DIR")
       ->group(kTeacher);
   verb.add_option("--top-k", arguments.top_k, "ids kept per token in the cache")
@@ -325,9 +333,10 @@ void add_teacher(CLI::App& verb, DistillArguments& arguments) {
       ->capture_default_str()
       ->type_name("K")
       ->group(kTeacher);
-  verb.add_option("--tail", arguments.tail,
-                  "what the loss does with the ids that are not in the cache: bucket (one sum), zero (they have "
-                  "no probability), topk (they are left out on both sides)")
+  verb.add_option(
+          "--tail", arguments.tail,
+          "what the loss does with the ids that are not in the cache: bucket (one sum), zero (they have "
+          "no probability), topk (they are left out on both sides)")
       ->check(CLI::IsMember({"bucket", "zero", "topk"}))
       ->capture_default_str()
       ->type_name("HOW")
@@ -389,12 +398,14 @@ Status check_loss(const DistillArguments& a) {
     return contradiction("--relation-heads", "belongs to --attention-loss",
                          fmt::format("{}", a.relation_heads));
   if (has_states && !a.cache_teacher.empty())
-    return contradiction("--cache-teacher", "a cache holds no hidden states; leave --hidden-loss and "
-                                            "--attention-loss out",
+    return contradiction("--cache-teacher",
+                         "a cache holds no hidden states; leave --hidden-loss and "
+                         "--attention-loss out",
                          a.cache_teacher);
   if (a.cache_teacher.empty() && a.tail != "bucket")
     return contradiction("--tail", "belongs to --cache-teacher", a.tail);
-  if (!a.cache_teacher.empty() && a.tail != "bucket" && !a.loss.empty() && a.loss != "kl" && a.loss != "ce+kl")
+  if (!a.cache_teacher.empty() && a.tail != "bucket" && !a.loss.empty() && a.loss != "kl" &&
+      a.loss != "ce+kl")
     return contradiction("--tail", "belongs to kl and ce+kl", a.loss);
   if (!a.cache_teacher.empty() && a.teacher_blocks != "whole")
     return contradiction("--teacher-blocks", "of a cached teacher only one block is in memory anyway",
@@ -422,7 +433,8 @@ Status check_trained(const DistillArguments& a) {
 }
 
 Status check_training(const DistillArguments& a) {
-  if (a.steps && a.minutes) return contradiction("--steps", "cannot be given together with --minutes", "both");
+  if (a.steps && a.minutes)
+    return contradiction("--steps", "cannot be given together with --minutes", "both");
   if (!a.steps && !a.minutes) return contradiction("--steps", "give --steps N or --minutes M", "neither");
   if (a.micro_batch && a.batch % *a.micro_batch != 0)
     return contradiction("--micro-batch", fmt::format("does not divide --batch {}", a.batch),
@@ -440,7 +452,8 @@ Status check_training(const DistillArguments& a) {
 Status check_watching(const DistillArguments& a) {
   const bool has_validation = !a.validate.empty() || a.validation_share > 0.0;
   if (a.patience > 0 && !has_validation)
-    return contradiction("--patience", "needs validation data; give --validate or --validation-share", "none");
+    return contradiction("--patience", "needs validation data; give --validate or --validation-share",
+                         "none");
   if (a.evaluate_every && !has_validation)
     return contradiction("--evaluate-every", "needs validation data; give --validate or --validation-share",
                          "none");

@@ -74,8 +74,8 @@ void add_finetune_options(CLI::App& verb, DistillArguments& arguments);
 // Options that contradict each other, whatever the models are: exit 2 (CL13, CL06).
 Status check_distill_arguments(const DistillArguments& arguments);
 
-// "text.txt=2.5": the file and its weight, 0 where none is given. A name that ends in "=<number>" itself must be
-// given with a weight. Exit 2 (CL06).
+// "text.txt=2.5": the file and its weight, 0 where none is given. A name that ends in "=<number>" itself must
+// be given with a weight. Exit 2 (CL06).
 struct WeightedFile {
   std::string path;
   double weight = 0.0;

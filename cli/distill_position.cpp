@@ -62,9 +62,9 @@ Result<TrainingPosition> read_training_position(const Json& json, const std::str
   };
   const std::string* kind = text("kind");
   const std::string *ended = text("ended"), *output = text("output");
-  const Json *steps = integer("steps"), *micro_batch = integer("micro_batch"), *list = json.find("validations"),
-             *key = json.find("key"), *seconds = json.find("seconds_per_step"), *best = json.find("best"),
-             *state = json.find("state");
+  const Json *steps = integer("steps"), *micro_batch = integer("micro_batch"),
+             *list = json.find("validations"), *key = json.find("key"),
+             *seconds = json.find("seconds_per_step"), *best = json.find("best"), *state = json.find("state");
   const bool is_whole = kind != nullptr && *kind == "training" && ended != nullptr && output != nullptr &&
                         steps != nullptr && micro_batch != nullptr && list != nullptr && list->is_array() &&
                         key != nullptr && key->is_integer() && seconds != nullptr && seconds->is_number() &&

@@ -26,10 +26,10 @@ Error bad_value(const char* option, const char* what, std::string got, std::stri
 }
 
 Result<LossConfig> loss_of(const DistillArguments& arguments, const StudentOrigin& origin) {
-  const std::string name = !arguments.loss.empty()       ? arguments.loss
-                           : !arguments.is_distill       ? "ce"
+  const std::string name = !arguments.loss.empty()      ? arguments.loss
+                           : !arguments.is_distill      ? "ce"
                            : origin.is_cut_from_teacher ? "kl"
-                                                         : "ce+kl";
+                                                        : "ce+kl";
   PARE_TRY(const LossKind kind, loss_kind_from_name(name));
   LossConfig loss = LossConfig::defaults(kind, origin.is_cut_from_teacher);
   if (arguments.alpha) loss.alpha = *arguments.alpha;
@@ -137,14 +137,16 @@ Result<DistillSettings> distill_settings(const DistillArguments& arguments, cons
     trainer.privacy = PrivateTraining{.clip = *arguments.dp_clip, .noise = *arguments.dp_noise};
 
   TrainingForm& form = settings.form;
-  form.compute = arguments.compute == "bf16" ? DType::bf16 : arguments.compute == "f16" ? DType::f16 : DType::f32;
+  form.compute = arguments.compute == "bf16"  ? DType::bf16
+                 : arguments.compute == "f16" ? DType::f16
+                                              : DType::f32;
   form.seed = seed;
   form.lora_rank = arguments.lora;
   form.lora_alpha = float(arguments.lora_alpha);
   if (arguments.lora > 0) form.train_embeddings = form.train_norms = form.train_matrices = false;
   settings.keeps_masks =
-      arguments.keep_masks == "on" ||
-      (arguments.keep_masks == "auto" && arguments.lora == 0 && (origin.has_zeros || !arguments.sparsity_schedule.empty()));
+      arguments.keep_masks == "on" || (arguments.keep_masks == "auto" && arguments.lora == 0 &&
+                                       (origin.has_zeros || !arguments.sparsity_schedule.empty()));
   form.keep_zeros = settings.keeps_masks;
   if (!arguments.qat.empty()) {
     auto scheme = QuantScheme::parse(arguments.qat);
@@ -158,7 +160,9 @@ Result<DistillSettings> distill_settings(const DistillArguments& arguments, cons
     PARE_TRY(settings.sparsity, SparsityPlan::parse(arguments.sparsity_schedule));
   }
   PARE_TRY(settings.checkpoints, parse_checkpoint_rule(arguments.checkpoint_every));
-  settings.lr = arguments.lr.value_or(!arguments.qat.empty() ? kPeakQat : origin.is_fresh ? kPeakFresh : kPeak);
+  settings.lr = arguments.lr.value_or(!arguments.qat.empty() ? kPeakQat
+                                      : origin.is_fresh      ? kPeakFresh
+                                                             : kPeak);
   PARE_TRY(trainer.schedule, schedule_of(arguments, settings, arguments.steps.value_or(1)));
   return settings;
 }

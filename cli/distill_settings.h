@@ -33,7 +33,8 @@ struct SparsityPlan {
 };
 
 struct DistillSettings {
-  // Without steps and warm-up of the schedule, micro-batch, keeps_blocks, update_masks and the key of privacy.
+  // Without steps and warm-up of the schedule, micro-batch, keeps_blocks, update_masks and the key of
+  // privacy.
   TrainerOptions trainer;
   TrainingForm form;                  // without a transform
   std::optional<QuantScheme> scheme;  // --qat
@@ -55,8 +56,8 @@ Result<LearningRateSchedule> schedule_of(const DistillArguments& arguments, cons
 // what follows from it.
 Json canonical_options(const DistillArguments& arguments, const DistillSettings& settings);
 
-// Before step `step` of a run with such a schedule: new masks by magnitude for the linears of the model, where
-// the schedule says so; whether there are any. Weights that a mask removes already stay removed.
+// Before step `step` of a run with such a schedule: new masks by magnitude for the linears of the model,
+// where the schedule says so; whether there are any. Weights that a mask removes already stay removed.
 Result<bool> cut_weights(const CubicSchedule& schedule, int64_t step, const ModelDescription& model,
                          const ParameterList& parameters);
 

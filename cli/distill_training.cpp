@@ -8,7 +8,6 @@
 #include <cmath>
 #include <utility>
 
-#include "cli/shared_state.h"
 #include "engine/core/signals.h"
 
 namespace pare::cli {
@@ -27,7 +26,8 @@ Error stopped(const TrainingInput& input) {
 
 // Mean cross entropy on the validation windows, shared out over the processes.
 Result<ValidationPoint> validate(const TrainingInput& input, Trainer& trainer) {
-  const int64_t windows = input.data.validation_windows, ranks = input.group.size(), rank = input.group.rank();
+  const int64_t windows = input.data.validation_windows, ranks = input.group.size(),
+                rank = input.group.rank();
   const int64_t begin = windows * rank / ranks, end = windows * (rank + 1) / ranks;
   std::array<double, 2> sums{0.0, 0.0};
   if (begin < end) {
@@ -63,7 +63,6 @@ class TrainingRun {
       if (input_.folder != nullptr) {
         PARE_TRY(state, get_state(*input_.folder, position_.state));
       }
-      PARE_CHECK(share_state(input_.group.exchange(), state));
       PARE_CHECK(trainer_.restore(state));
       resumed_at_ = trainer_.step_number();
     }
@@ -94,9 +93,13 @@ class TrainingRun {
       PARE_CHECK(commit());
       PARE_CHECK(log_.end({.step = taken, .reason = position_.ended, .detail = {}}));
     }
-    const bool goes_back = input_.arguments.patience > 0 && position_.best_step && *position_.best_step != taken;
-    if (goes_back && input_.folder != nullptr) {  // who writes the output
-      PARE_TRY(const TrainerState best, get_state(*input_.folder, position_.best));
+    const bool goes_back =
+        input_.arguments.patience > 0 && position_.best_step && *position_.best_step != taken;
+    if (goes_back) {
+      TrainerState best;
+      if (input_.folder != nullptr) {
+        PARE_TRY(best, get_state(*input_.folder, position_.best));
+      }
       PARE_CHECK(trainer_.restore(best));
     }
     return TrainingOutcome{.steps = taken,

@@ -1,11 +1,12 @@
-// cli/distill_training.h: the steps of a training run as a job: decisions, commits, validations, early stop, and
-// going on from a commit.
+// cli/distill_training.h: the steps of a training run as a job: decisions, commits, validations, early stop,
+// and going on from a commit.
 //
 // The position of the job: {steps, micro_batch, seconds_per_step, validations: [[step, cross entropy]], best:
-// {step, state} or null, ended: "" or why, key (of private training), state: null or the trainer's (trainer_state.h),
-// output: the checksum of OUT, committed just before it appears}. What time or memory decide (the number of steps of a
-// run by time, a micro-batch that memory has made smaller) is decided once, committed before the first step that
-// depends on it, and read back by a run that goes on; so that run gives the same bytes.
+// {step, state} or null, ended: "" or why, key (of private training), state: null or the trainer's
+// (trainer_state.h), output: the checksum of OUT, committed just before it appears}. What time or memory
+// decide (the number of steps of a run by time, a micro-batch that memory has made smaller) is decided once,
+// committed before the first step that depends on it, and read back by a run that goes on; so that run gives
+// the same bytes.
 #pragma once
 
 #include <functional>
@@ -30,15 +31,15 @@ struct ValidationPoint {
 
 // What the job has committed.
 struct TrainingPosition {
-  int64_t steps = 0;        // of the whole run; 0: not decided
-  int64_t micro_batch = 0;  // 0: not decided
+  int64_t steps = 0;              // of the whole run; 0: not decided
+  int64_t micro_batch = 0;        // 0: not decided
   double seconds_per_step = 0.0;  // measured for a run by time
   uint64_t privacy_key = 0;
   std::vector<ValidationPoint> validations;
   std::optional<int64_t> best_step;
-  Json best;            // state of the best validation, where there is patience
-  std::string ended;    // "": goes on; "done", "early stop"
-  Json state;           // null before the first commit of one
+  Json best;          // state of the best validation, where there is patience
+  std::string ended;  // "": goes on; "done", "early stop"
+  Json state;         // null before the first commit of one
   std::string output;
 
   Json to_json() const;
@@ -48,10 +49,10 @@ struct TrainingPosition {
 Result<TrainingPosition> read_training_position(const Json& json, const std::string& path);
 
 struct TrainingOutcome {
-  int64_t steps = 0;        // taken in all
-  int64_t best_step = 0;    // whose weights are kept
+  int64_t steps = 0;      // taken in all
+  int64_t best_step = 0;  // whose weights are kept
   int64_t bad_steps = 0;
-  int64_t resumed_at = 0;   // 0: from the beginning
+  int64_t resumed_at = 0;  // 0: from the beginning
   std::vector<ValidationPoint> validations;
   std::string ended;
   int64_t tokens = 0;  // per step, through the student
@@ -68,14 +69,15 @@ struct TrainingInput {
 // Commits the position.
 Status commit_training(JobFolder& folder, const TrainingPosition& position);
 
-// Steps from the position to the end. `trainer` was made with the schedule of position.steps, and is restored here
-// when the position has a state; at the end it holds the weights to keep. Exit 75 after a commit, 7 (NU11).
+// Steps from the position to the end. `trainer` was made with the schedule of position.steps, and is restored
+// here when the position has a state; at the end it holds the weights to keep. Exit 75 after a commit, 7
+// (NU11).
 Result<TrainingOutcome> run_training(const TrainingInput& input, Trainer& trainer, TrainingPosition& position,
                                      TrainingLog& log);
 
-// How many steps a run by time has: some are taken on weights that are thrown away afterwards, and a validation is
-// timed where there is data. At most a twentieth of the time goes into it, but at least two steps. Also sets
-// position.seconds_per_step. Exit 75, 7.
+// How many steps a run by time has: some are taken on weights that are thrown away afterwards, and a
+// validation is timed where there is data. At most a twentieth of the time goes into it, but at least two
+// steps. Also sets position.seconds_per_step. Exit 75, 7.
 Result<int64_t> decide_steps(const TrainingInput& input, Trainer& trainer, TrainingPosition& position);
 
 // Steps between validations of a run of this length; 0: none.

@@ -60,7 +60,10 @@ Result<std::shared_ptr<const FreshSource>> FreshSource::create(const std::string
   PARE_TRY(const Architecture* family, find_architecture(source->config_, path));
   PARE_TRY(const ModelConfig config, family->configure(source->config_, path));
   for (const TensorSpec& spec : family->describe(config, family->prefixes.front())) {
-    source->tensors_.push_back({.name = spec.name, .dtype = DType::f32, .shape = spec.shape});
+    StoredTensor tensor;
+    tensor.name = spec.name;
+    tensor.shape = spec.shape;
+    source->tensors_.push_back(std::move(tensor));
     source->specs_[spec.name] = spec;
   }
   PARE_TRY(const ModelDescription model, describe_model(*source));

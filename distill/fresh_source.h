@@ -1,5 +1,5 @@
-// distill/fresh_source.h: a model that nobody has trained yet: the tensors that a config asks for, with random
-// values that depend on the seed and the tensor's name alone.
+// distill/fresh_source.h: a model that nobody has trained yet: the tensors that a config asks for, with
+// random values that depend on the seed and the tensor's name alone.
 //
 //   matrices, embeddings   N(0, d^2), d = initializer_range of the config, 0.02 where it has none
 //   outputs of residual branches (attention, MLP)   d / sqrt(2 L)
@@ -18,8 +18,8 @@ namespace pare {
 
 class FreshSource final : public WeightSource {
  public:
-  // path: of the config, for messages; text: its bytes; assets: tokenizer and the like, of another model. Exit
-  // 3, 4, 6 as describe_model().
+  // path: of the config, for messages; text: its bytes; assets: tokenizer and the like, of another model.
+  // Exit 3, 4, 6 as describe_model().
   static Result<std::shared_ptr<const FreshSource>> create(const std::string& path, std::string text,
                                                            std::vector<Asset> assets, uint64_t seed);
 
