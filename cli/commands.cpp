@@ -9,6 +9,8 @@ void add_all_commands(CLI::App& app, Commands& commands) {
   add_calibrate(app, commands);
   add_prune(app, commands);
   add_quantize(app, commands);
+  add_distill(app, commands);
+  add_finetune(app, commands);
   add_compress(app, commands);
   add_evaluate(app, commands);
   add_export(app, commands);
@@ -19,7 +21,6 @@ void add_all_commands(CLI::App& app, Commands& commands) {
   add_doctor(app, commands);
   add_limits(app, commands);
   add_completion(app, commands);
-  add_planned(app, commands);
 }
 
 }  // namespace pare::cli

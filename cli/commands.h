@@ -9,6 +9,8 @@ void add_inspect(CLI::App& app, Commands& commands);
 void add_calibrate(CLI::App& app, Commands& commands);
 void add_prune(CLI::App& app, Commands& commands);
 void add_quantize(CLI::App& app, Commands& commands);
+void add_distill(CLI::App& app, Commands& commands);
+void add_finetune(CLI::App& app, Commands& commands);
 void add_compress(CLI::App& app, Commands& commands);
 void add_evaluate(CLI::App& app, Commands& commands);
 void add_export(CLI::App& app, Commands& commands);
@@ -19,8 +21,6 @@ void add_verify(CLI::App& app, Commands& commands);
 void add_doctor(CLI::App& app, Commands& commands);
 void add_limits(CLI::App& app, Commands& commands);
 void add_completion(CLI::App& app, Commands& commands);
-// Commands of the plan: named in the help, refused with exit 4 until they exist.
-void add_planned(CLI::App& app, Commands& commands);
 
 // All of them, in the order of the help.
 void add_all_commands(CLI::App& app, Commands& commands);

@@ -14,7 +14,9 @@
 namespace pare::cli {
 namespace {
 
-bool is_pare_file(const std::string& path) { return path.ends_with(".pare"); }
+bool is_pare_file(const std::string& path) {
+  return path.ends_with(".pare");
+}
 
 std::optional<DType> asked_type(const DistillArguments& arguments) {
   const std::string& name = arguments.output.dense_dtype;
@@ -87,8 +89,9 @@ const char* method_of(const DistillArguments& arguments, const WeightData& data)
   return arguments.is_distill ? "qad" : "qat";
 }
 
-Status put_all(const DistillArguments& arguments, const DistillSettings& settings, const DistillModels& models,
-               const TrainingModel& student, WeightSink& sink, Manifest& manifest) {
+Status put_all(const DistillArguments& arguments, const DistillSettings& settings,
+               const DistillModels& models, const TrainingModel& student, WeightSink& sink,
+               Manifest& manifest) {
   const WeightSource& source = *models.student;
   const std::set<std::string> trained = trained_names(student);
   const bool is_compact = is_pare_file(arguments.output.path) && settings.keeps_masks;
@@ -135,7 +138,8 @@ uint64_t expected_output_bytes(const DistillArguments& arguments, const DistillS
     const StoredTensor& stored = *models.student->find(spec.name);
     const bool keeps_codes = is_pare_file(arguments.output.path);
     if (settings.scheme && spec.is_linear) {
-      bytes += keeps_codes ? settings.scheme->stored_bytes(spec.out(), spec.in()) : 4 * uint64_t(spec.shape.numel());
+      bytes += keeps_codes ? settings.scheme->stored_bytes(spec.out(), spec.in())
+                           : 4 * uint64_t(spec.shape.numel());
       continue;
     }
     if (stored.is_low_rank() && keeps_codes && arguments.lora == 0) {

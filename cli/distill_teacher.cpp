@@ -3,7 +3,6 @@
 #include <fmt/core.h>
 
 #include <algorithm>
-#include <chrono>
 #include <utility>
 #include <vector>
 
@@ -15,16 +14,12 @@
 #include "engine/core/file.h"
 #include "engine/core/memory.h"
 #include "engine/core/progress.h"
-#include "engine/core/signals.h"
 #include "engine/models/weight.h"
 
 namespace pare::cli {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
 constexpr int64_t kTokensAtOnce = 4096;
-constexpr double kSecondsBetweenCommits = 60.0;
 
 // Weights in memory while blocks come and go: the largest block, embedding and head.
 uint64_t one_by_one_bytes(const DistillModels& models) {
@@ -55,10 +50,10 @@ struct CachePass {
   bool one_by_one = false;
 };
 
-// The teacher whole where it fits, with batches of moderate size; else block by block, with as many windows at a time
-// as fit, for every batch reads all weights again.
-Result<CachePass> plan_pass(const DistillArguments& arguments, const DistillModels& models, const Model& model,
-                            const TeacherCacheHeader& header, uint64_t limit) {
+// The teacher whole where it fits, with batches of moderate size; else block by block, with as many windows
+// at a time as fit, for every batch reads all weights again.
+Result<CachePass> plan_pass(const DistillArguments& arguments, const DistillModels& models,
+                            const Model& model, const TeacherCacheHeader& header, uint64_t limit) {
   const uint64_t held = resident_bytes();
   const auto need = [&](bool one_by_one, int64_t windows) {
     return held + (one_by_one ? one_by_one_bytes(models) : running_bytes(*models.teacher)) +
@@ -74,21 +69,11 @@ Result<CachePass> plan_pass(const DistillArguments& arguments, const DistillMode
   return pass;
 }
 
-Result<Tensor> inputs_of(const DistillData& data, int64_t first, int64_t windows) {
-  const int64_t context = data.training->context();
-  PARE_TRY(Tensor ids, Tensor::allocate(DType::i32, {windows * context}));
-  for (int64_t i = 0; i < windows; ++i)
-    data.training->inputs_of(first + i, ids.mutable_data<int32_t>() + i * context);
-  return ids;
-}
-
 Status write_cache(const DistillArguments& arguments, const DistillModels& models, const DistillData& data,
                    const TeacherCacheHeader& header, Device device, uint64_t limit) {
   const std::string& folder = arguments.cache_teacher;
   const bool is_begun = path_exists(job_path_of(folder) + "/job.json");
-  const JobMode mode = !is_begun            ? JobMode::fresh
-                       : arguments.restart ? JobMode::restart
-                                            : JobMode::resume;
+  const JobMode mode = !is_begun ? JobMode::fresh : arguments.restart ? JobMode::restart : JobMode::resume;
   PARE_TRY(TeacherCacheWriter writer, TeacherCacheWriter::open(folder, header, mode));
   PARE_TRY(std::unique_ptr<Model> model, Model::open(models.teacher, device));
   PARE_TRY(const CachePass pass, plan_pass(arguments, models, *model, header, limit));
@@ -98,27 +83,11 @@ Status write_cache(const DistillArguments& arguments, const DistillModels& model
   PARE_CHECK(teacher->reserve(largest, chunk, {}));
   Progress progress("teacher", header.windows * header.context, "tokens");
   progress.advance(writer.next_window() * header.context);
-  auto last_commit = Clock::now();
-  while (writer.next_window() < header.windows) {
-    const int64_t first = writer.next_window(), count = std::min(pass.windows, header.windows - first);
-    PARE_TRY(const Tensor ids, inputs_of(data, first, count));
-    const Batch batch{.sequences = count, .tokens_per_sequence = header.context};
-    std::vector<int64_t> windows;
-    for (int64_t i = 0; i < count; ++i) windows.push_back(first + i);
-    PARE_CHECK(teacher->start({.ids = ids, .batch = batch, .windows = windows}));
-    for (int64_t row = 0; row < batch.tokens(); row += chunk) {
-      const int64_t end = std::min(row + chunk, batch.tokens());
-      PARE_TRY(const TeacherRows rows, teacher->rows(row, end));
-      PARE_CHECK(writer.put(writer.next_window(), rows.logits.data<float>(), end - row, rows.logits.row_stride()));
-      progress.advance(end - row);
-    }
-    const bool stops = interrupted();
-    if (stops || std::chrono::duration<double>(Clock::now() - last_commit).count() > kSecondsBetweenCommits) {
-      PARE_CHECK(writer.checkpoint());
-      last_commit = Clock::now();
-    }
-    if (stops) return writer.interrupted_error();
-  }
+  const CacheTeacherOptions options{
+      .sequences = pass.windows, .chunk_rows = chunk, .advance = [&](int64_t windows) {
+        progress.advance(windows * header.context);
+      }};
+  PARE_CHECK(cache_teacher(*teacher, device, *data.training, options, writer));
   return writer.finish();
 }
 
@@ -146,14 +115,15 @@ uint64_t expected_teacher_bytes(const DistillArguments& arguments, const Distill
          (arguments.teacher_blocks == "whole" ? running_bytes(*models.teacher) : one_by_one_bytes(models));
 }
 
-Result<TeacherCacheHeader> teacher_cache_header(const DistillArguments& arguments, const DistillModels& models,
-                                                const DistillData& data, const LossConfig& loss) {
+Result<TeacherCacheHeader> teacher_cache_header(const DistillArguments& arguments,
+                                                const DistillModels& models, const DistillData& data,
+                                                const LossConfig& loss) {
   TeacherCacheHeader header;
   header.teacher_hash = models.teacher_hash;
   header.input_hash = data.training->input_hash();
   // Ids that only one of them has do not exist for the loss.
-  header.vocabulary = std::min(models.teacher_model.config.vocabulary_size,
-                               models.student_model.config.vocabulary_size);
+  header.vocabulary =
+      std::min(models.teacher_model.config.vocabulary_size, models.student_model.config.vocabulary_size);
   header.context = data.training->context();
   header.windows = data.training->all_windows();
   header.k = arguments.top_k;
@@ -181,12 +151,15 @@ Result<TeacherCacheUse> ensure_teacher_cache(const DistillArguments& arguments, 
 }
 
 Result<std::unique_ptr<Teacher>> open_teacher(const DistillArguments& arguments, const DistillModels& models,
-                                              const DistillData& data, const LossConfig& loss, Device device) {
+                                              const DistillData& data, const LossConfig& loss,
+                                              Device device) {
   if (models.teacher == nullptr) return std::unique_ptr<Teacher>();
   if (!arguments.cache_teacher.empty()) {
     PARE_TRY(const TeacherCacheHeader header, teacher_cache_header(arguments, models, data, loss));
-    PARE_TRY(TeacherCacheReader reader, TeacherCacheReader::open(arguments.cache_teacher, expected_of(header)));
-    return cached_teacher(std::move(reader));
+    PARE_TRY(TeacherCacheReader reader,
+             TeacherCacheReader::open(arguments.cache_teacher, expected_of(header)));
+    return cached_teacher(std::make_shared<const TeacherCacheReader>(std::move(reader)), device,
+                          models.student_model.config.vocabulary_size);
   }
   PARE_TRY(std::unique_ptr<Model> model, Model::open(models.teacher, device));
   return live_teacher(std::move(model), arguments.teacher_blocks != "whole");

@@ -1,4 +1,5 @@
-// cli/distill_teacher.h: the teacher of a training run: beside the student, or from its cache, which is made first.
+// cli/distill_teacher.h: the teacher of a training run: beside the student, or from its cache, which is made
+// first.
 #pragma once
 
 #include <memory>
@@ -18,16 +19,18 @@ struct TeacherCacheUse {
   double bytes_per_token() const;
 };
 
-// Bytes that open_teacher() will take in the end: weights and what a batch of so many tokens needs. 0 without one.
+// Bytes that open_teacher() will take in the end: weights and what a batch of so many tokens needs. 0 without
+// one.
 uint64_t expected_teacher_bytes(const DistillArguments& arguments, const DistillModels& models);
 
 // What the cache of this run is; nothing is opened. Exit 2.
-Result<TeacherCacheHeader> teacher_cache_header(const DistillArguments& arguments, const DistillModels& models,
-                                                const DistillData& data, const LossConfig& loss);
+Result<TeacherCacheHeader> teacher_cache_header(const DistillArguments& arguments,
+                                                const DistillModels& models, const DistillData& data,
+                                                const LossConfig& loss);
 
-// Makes the cache, or goes on with it, unless it is there. The teacher is gone again when it returns. limit: of the
-// process; a teacher that does not fit whole goes block by block over many windows at a time. Only rank 0 writes.
-// Exit 75 with what was made kept; 5, 6, 7 (NU16), 8.
+// Makes the cache, or goes on with it, unless it is there. The teacher is gone again when it returns. limit:
+// of the process; a teacher that does not fit whole goes block by block over many windows at a time. Only
+// rank 0 writes. Exit 75 with what was made kept; 5, 6, 7 (NU16), 8.
 Result<TeacherCacheUse> ensure_teacher_cache(const DistillArguments& arguments, const DistillModels& models,
                                              const DistillData& data, const LossConfig& loss, Device device,
                                              uint64_t limit, ProcessGroup& group);

@@ -55,18 +55,17 @@ Result<std::vector<Gate>> report_gates(const JobArguments& arguments) {
   return gates;
 }
 
-Result<DamageReport> measure_damage(const JobArguments& arguments, const CommonOptions& common,
+Result<DamageReport> measure_damage(const JobArguments& arguments,
                                     std::shared_ptr<const WeightSource> original,
-                                    const CalibrationWindows& windows,
+                                    std::shared_ptr<const WeightSource> compressed,
+                                    const CalibrationWindows& windows, const std::string& windows_source,
                                     const std::function<Status()>& advance) {
-  PARE_TRY(const auto compressed, open_source(arguments.output.path, common));
   PARE_TRY(const auto tokenizer, load_tokenizer(*original));
   PARE_TRY(const ModelDescription model, describe_model(*original));
   DamageTokens tokens;
   EvaluationInput input;
   if (arguments.report_data.empty()) {
-    tokens =
-        damage_tokens(windows.ids, windows.context, windows.samples, "more windows of the calibration data");
+    tokens = damage_tokens(windows.ids, windows.context, windows.samples, windows_source);
     tokens.token_hash = token_hash(windows.ids);
   } else {
     PARE_TRY(const TextData text, read_text_data(arguments.report_data));

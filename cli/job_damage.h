@@ -16,11 +16,12 @@ namespace pare::cli {
 
 Result<std::vector<Gate>> report_gates(const JobArguments& arguments);  // exit 2
 
-// Both models over `windows` (or --report-data), block by block. `compressed` is opened from the output. An
-// error of `advance` ends the walk.
-Result<DamageReport> measure_damage(const JobArguments& arguments, const CommonOptions& common,
+// Both models over `windows` (or --report-data), block by block; `windows_source` says to people where the
+// windows are from. An error of `advance` ends the walk.
+Result<DamageReport> measure_damage(const JobArguments& arguments,
                                     std::shared_ptr<const WeightSource> original,
-                                    const CalibrationWindows& windows,
+                                    std::shared_ptr<const WeightSource> compressed,
+                                    const CalibrationWindows& windows, const std::string& windows_source,
                                     const std::function<Status()>& advance);
 
 void print_damage(const DamageReport& damage);

@@ -159,7 +159,13 @@ Status measure_speeds(const JobArguments& arguments, const CommonOptions& common
 Status report_job(const JobArguments& arguments, const CommonOptions& common, FinishedJob& done,
                   const std::function<Status()>& advance) {
   if (!arguments.no_report && (!arguments.report_data.empty() || done.report_windows.samples > 0)) {
-    PARE_TRY(done.damage, measure_damage(arguments, common, done.source, done.report_windows, advance));
+    PARE_TRY(const auto output, open_source(arguments.output.path, common));
+    PARE_TRY(done.damage, measure_damage(arguments, done.source, output, done.report_windows,
+                                         done.report_source, advance));
+    if (done.before != nullptr) {
+      PARE_TRY(done.damage_before, measure_damage(arguments, done.source, done.before, done.report_windows,
+                                                  done.report_source, advance));
+    }
   }
   if (done.wants_speed && !arguments.no_speed) PARE_CHECK(measure_speeds(arguments, common, done, advance));
   done.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - done.start).count();

@@ -56,16 +56,19 @@ struct FinishedJob {
   uint64_t weight_bytes_before = 0, weight_bytes_after = 0;
   uint64_t output_bytes = 0;  // on disk
   double seconds = 0.0;
-  std::optional<uint64_t> spilled_bytes;  // of jobs that ran activations
-  std::optional<int> resumed_at;          // block
-  CalibrationWindows report_windows;      // empty: --report-data, or no report
+  std::optional<uint64_t> spilled_bytes;                               // of jobs that ran activations
+  std::optional<int> resumed_at;                                       // block
+  CalibrationWindows report_windows;                                   // empty: --report-data, or no report
+  std::string report_source = "more windows of the calibration data";  // where they are from, for people
+  // A model whose damage is measured as well: the student before it was trained. Null: none.
+  std::shared_ptr<const WeightSource> before;
   std::vector<Gate> gates;
   std::chrono::steady_clock::time_point start;
   // Set by describe(): what else belongs into the report file.
   std::function<void(RunReport& report)> complete = [](RunReport&) {};
   bool wants_speed = false;  // measure both models, unless --no-speed
   // Set by report_job():
-  std::optional<DamageReport> damage;
+  std::optional<DamageReport> damage, damage_before;
   std::optional<SpeedComparison> speed;
   std::string speed_note;  // why it was not measured, where it was wanted
 };
