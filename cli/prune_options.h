@@ -38,7 +38,7 @@ struct PruneArguments : JobArguments {
 struct PruneSettings {
   PruneSelection selection;
   PruneOptions prune;
-  StreamOptions stream;
+  PruneStreamOptions stream;
   OwlOptions owl;
   std::optional<QuantScheme> scheme;
   bool is_compact = false;  // sparse forms where they are smaller

@@ -75,7 +75,11 @@ class TreeBuilder : public YAML::EventHandler {
   };
 
   static YamlNode node(YamlNode::Kind kind, const YAML::Mark& mark) {
-    return {.kind = kind, .line = mark.line + 1, .column = mark.column + 1};
+    YamlNode made;
+    made.kind = kind;
+    made.line = mark.line + 1;
+    made.column = mark.column + 1;
+    return made;
   }
 
   [[noreturn]] void fail(Exit exit, const char* rule, const YAML::Mark& mark, std::string what,

@@ -18,11 +18,12 @@ struct YamlMember;
 
 struct YamlNode {
   enum class Kind { null, scalar, list, map } kind = Kind::null;
-  std::string text{};                 // of scalars
-  bool is_plain = false;              // a scalar without quotes
-  int line = 0, column = 0;           // from 1
-  std::vector<YamlNode> items{};      // of lists
-  std::vector<YamlMember> members;    // of maps, in their order (no {}: the type is incomplete here, and clang refuses)
+  std::string text{};             // of scalars
+  bool is_plain = false;          // a scalar without quotes
+  int line = 0, column = 0;       // from 1
+  std::vector<YamlNode> items{};  // of lists
+  std::vector<YamlMember>
+      members;  // of maps, in their order (clang takes no {} here: the type is incomplete)
 
   bool is_scalar() const { return kind == Kind::scalar; }
   bool is_list() const { return kind == Kind::list; }

@@ -35,7 +35,7 @@ struct Pruned {
 };
 
 bool has_fast_cut(const WeightData& data, const TensorSpec& spec, const PruneTarget& target,
-                  const StreamOptions& options) {
+                  const PruneStreamOptions& options) {
   return data.is_dense() && !spec.transposed && options.scope == Scope::layer &&
          target.pattern.kind == SparsityPattern::Kind::unstructured && data.dense().is_contiguous() &&
          (data.dense().dtype() == DType::bf16 || data.dense().dtype() == DType::f16);
@@ -180,7 +180,7 @@ Status compact(const TensorSpec& spec, const PruneTarget& target, WeightData& da
 }
 
 Status prune_stream(const WeightSource& source, const ModelDescription& model,
-                    const std::vector<std::optional<PruneTarget>>& targets, const StreamOptions& options,
+                    const std::vector<std::optional<PruneTarget>>& targets, const PruneStreamOptions& options,
                     WeightSink& sink, Manifest& manifest,
                     const std::function<Status(uint64_t bytes)>& advance) {
   std::vector<int64_t> counts;

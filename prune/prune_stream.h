@@ -30,7 +30,7 @@ struct PrunePlan {
 PrunePlan plan_pruning(const WeightSource& source, const ModelDescription& model,
                        const std::vector<std::optional<PruneTarget>>& targets, bool is_compact);
 
-struct StreamOptions {
+struct PruneStreamOptions {
   Scope scope = Scope::layer;
   bool is_global = false;  // one cut over all matrices; no matrix loses more than kMostSparse
   Normalisation normalisation = Normalisation::none;  // of a global cut
@@ -47,7 +47,7 @@ Result<std::vector<int64_t>> global_counts(const WeightSource& source, const Mod
 // Prunes or copies every tensor of `model` in its order and records each in `manifest.tensors`. `advance` is
 // called after each tensor with the bytes read. Exit 4 (CF12) for a tensor with codes, 7 (NU01, NU02, NU15).
 Status prune_stream(const WeightSource& source, const ModelDescription& model,
-                    const std::vector<std::optional<PruneTarget>>& targets, const StreamOptions& options,
+                    const std::vector<std::optional<PruneTarget>>& targets, const PruneStreamOptions& options,
                     WeightSink& sink, Manifest& manifest,
                     const std::function<Status(uint64_t bytes)>& advance);
 
