@@ -113,7 +113,9 @@ class JsonLinesSink final : public TrainingSink {
     line["perplexity"] = std::exp(validation.cross_entropy);
     if (validation.loss) line["loss"] = *validation.loss;
     line["tokens"] = Json(validation.tokens);
-    for (const auto& [name, value] : validation.metrics) line["metrics"][name] = value;
+    Json metrics = Json::object();
+    for (const auto& [name, value] : validation.metrics) metrics[name] = value;
+    if (!validation.metrics.empty()) line["metrics"] = std::move(metrics);
     return write(line);
   }
 
