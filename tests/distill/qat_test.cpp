@@ -2,6 +2,7 @@
 // formula.
 #include "distill/qat.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -167,6 +168,27 @@ TEST_P(QatSchemeTest, SearchFindsNearlyTheBestSteps) {
   const double found = squared_distance(effective, master);
   const std::shared_ptr<Parameter> steps = transform->parameters().at(0);
   EXPECT_TRUE(same_bytes(steps->value, grid.scales));
+  if (!options.scheme.is_symmetric()) {
+    // Far better than grids that cover the whole range where a group has an outlier, never worse.
+    const bool is_one = options.scheme.granularity == QuantScheme::Granularity::tensor;
+    const int64_t width = is_one ? master.numel() : options.scheme.group_width(128);
+    const double top = double(options.scheme.code_count() - 1);
+    double covering = 0.0;
+    for (int64_t begin = 0; begin < master.numel(); begin += width) {
+      const float* w = master.data<float>() + begin;
+      const double low = std::min(0.0, double(*std::min_element(w, w + width)));
+      const double high = std::max(0.0, double(*std::max_element(w, w + width)));
+      const double scale = (high - low) / top, zero = std::nearbyint(-low / scale);
+      for (int64_t i = 0; i < width; ++i) {
+        const double code = std::clamp(std::nearbyint(double(w[i]) / scale) + zero, 0.0, top);
+        covering += std::pow(scale * (code - zero) - double(w[i]), 2);
+      }
+    }
+    EXPECT_LE(found, 1.01 * covering);  // the scales of `covering` are not rounded
+    if (options.scheme.bits == 2) {
+      EXPECT_LE(found, 0.8 * covering);
+    }
+  }
   if (options.scheme.is_symmetric()) {
     const Tensor start = zeros_like(steps->value);
     std::memcpy(start.mutable_raw(), steps->value.raw(), start.size_bytes());
