@@ -10,15 +10,14 @@
 #include "engine/core/checked.h"
 #include "engine/core/limits.h"
 #include "engine/core/sealed_json.h"
+#include "engine/tensor/training_backend.h"
 
 namespace pare {
 namespace {
 
 constexpr int64_t kVersion = 1;
-constexpr int64_t kMostWindows = int64_t(1) << 40, kMostContext = int64_t(1) << 24, kMostK = 4096;
+constexpr int64_t kMost = int64_t(limits::kDimension) - 1;  // of a count
 constexpr double kLeastTemperature = 1e-3, kMostTemperature = 1e3;
-// A window must fit memory on its own; 256 MiB is a million tokens at 256 bytes.
-constexpr uint64_t kMostWindowBytes = uint64_t(256) << 20;
 
 Error usage(const char* option, std::string what, std::string got, std::string limit) {
   return Error{.exit = Exit::usage,
@@ -44,19 +43,19 @@ Result<TeacherCacheHeader> read_header(const Json& json, const std::string& path
   PARE_TRY(header.teacher_hash, fields.text("teacher_hash", kHex));
   PARE_TRY(header.input_hash, fields.text("input_hash", kHex));
   PARE_TRY(header.vocabulary, fields.integer("vocabulary", 1, int64_t(limits::kVocabulary)));
-  PARE_TRY(header.context, fields.integer("context", 1, kMostContext));
-  PARE_TRY(header.windows, fields.integer("windows", 1, kMostWindows));
-  PARE_TRY(header.k, fields.integer("k", 1, std::min(kMostK, header.vocabulary)));
+  PARE_TRY(header.context, fields.integer("context", 1, kMost));
+  PARE_TRY(header.windows, fields.integer("windows", 1, kMost));
+  PARE_TRY(header.k, fields.integer("k", 1, std::min(kKnownIds, header.vocabulary)));
   PARE_TRY(header.temperature, fields.number("temperature", kLeastTemperature, kMostTemperature));
   PARE_TRY(const std::string type, fields.text("logit_type", 8));
   if (type != "F16" && type != "BF16")
     return cache_error("TC03", path, "logit_type", "not a type of logits", type, "F16 or BF16");
   header.logit_type = type == "F16" ? DType::f16 : DType::bf16;
-  PARE_TRY(header.part_windows, fields.integer("part_windows", 1, kMostWindows));
-  if (header.window_bytes() > kMostWindowBytes)
-    return cache_error("TC03", path, "context", "a window is too large",
-                       fmt::format("{}", header.window_bytes()),
-                       fmt::format("at most {} bytes", kMostWindowBytes));
+  PARE_TRY(header.part_windows, fields.integer("part_windows", 1, kMost));
+  const Checked window = Checked(header.record().bytes()) * uint64_t(header.context);
+  if (!window.valid() || window.value() > uint64_t(INT64_MAX))
+    return cache_error("TC03", path, "context", "no file holds such a window",
+                       fmt::format("{}", header.context));
   PARE_TRY(const int64_t token_bytes, fields.integer("token_bytes", 1, INT64_MAX));
   if (token_bytes != int64_t(header.record().bytes()))
     return cache_error("TC03", path, "token_bytes", "not what the other fields give",
@@ -71,15 +70,12 @@ int64_t TeacherCacheHeader::windows_of_part(int64_t part) const {
 }
 
 Status TeacherCacheHeader::resolve(uint64_t part_bytes) {
-  if (k < 1 || k > kMostK)
-    return usage("--top-k", "not a number of ids", fmt::format("{}", k), fmt::format("1 to {}", kMostK));
+  if (k < 1 || k > kKnownIds)
+    return usage("--top-k", "not a number of ids", fmt::format("{}", k), fmt::format("1 to {}", kKnownIds));
   if (!(temperature >= kLeastTemperature && temperature <= kMostTemperature))
     return usage("--temperature", "out of range", fmt::format("{}", temperature),
                  fmt::format("{} to {}", kLeastTemperature, kMostTemperature));
   k = std::min(k, vocabulary);
-  if (window_bytes() > kMostWindowBytes)
-    return usage("--context", "a window of the cache is too large", fmt::format("{}", context),
-                 fmt::format("at most {} tokens", kMostWindowBytes / record().bytes()));
   if (part_windows == 0) part_windows = std::max<int64_t>(1, int64_t(part_bytes / window_bytes()));
   part_windows = std::min(part_windows, windows);
   return {};

@@ -13,6 +13,7 @@
 #include "distill/cache_fields.h"
 #include "engine/core/assert.h"
 #include "engine/core/checked.h"
+#include "engine/core/limits.h"
 #include "engine/core/log.h"
 #include "engine/core/sealed_json.h"
 
@@ -23,7 +24,7 @@ static_assert(std::endian::native == std::endian::little, "caches are written as
 
 constexpr std::string_view kMagic = "PARETOKS";
 constexpr uint32_t kVersion = 1;
-constexpr uint64_t kPrefixBytes = 16, kHeaderCap = 64 << 10, kAlignment = 64;
+constexpr uint64_t kPrefixBytes = 16, kAlignment = 64;
 
 uint64_t aligned(uint64_t bytes, uint64_t alignment) {
   return (bytes + alignment - 1) / alignment * alignment;
@@ -77,7 +78,7 @@ Result<Header> read_header(const Json& json, const std::string& path, const Toke
   PARE_CHECK(compare(path, "tokenizer", tokenizer, key.tokenizer.hex()));
   PARE_CHECK(compare(path, "rules", rules, key.rules));
   Header header;
-  constexpr int64_t kMost = int64_t(1) << 48;
+  constexpr int64_t kMost = int64_t(limits::kDimension) - 1;
   PARE_TRY(header.tokens, fields.integer("tokens", 0, kMost));
   PARE_TRY(header.documents, fields.integer("documents", 0, kMost));
   PARE_TRY(header.starts, fields.integer("document_starts", 0, kMost));
@@ -159,7 +160,7 @@ Status write_token_cache(const std::string& path, const TokenCacheKey& key, cons
   const std::string header = seal_json(json);
   const std::vector<uint32_t> numbers{kVersion, uint32_t(header.size())};
   PARE_TRY(FileWriter writer,
-           FileWriter::create(path, {.force = true, .expected_bytes = kHeaderCap + payload.size()}));
+           FileWriter::create(path, {.force = true, .expected_bytes = header.size() + payload.size()}));
   PARE_CHECK(writer.write(kMagic));
   PARE_CHECK(writer.write(bytes_of(numbers)));
   PARE_CHECK(writer.write(header));
@@ -186,10 +187,10 @@ Result<TokenStream> read_token_cache(const InputFile& file, const TokenCacheKey&
     error.exit = Exit::unsupported;
     return error;
   }
-  if (header_bytes > kHeaderCap || header_bytes > file.size() - kPrefixBytes)
+  if (header_bytes > limits::kConfigBytes || header_bytes > file.size() - kPrefixBytes)
     return cache_error("TC01", path, "header length", "larger than the file or the cap",
                        fmt::format("{}", header_bytes),
-                       fmt::format("at most {}", std::min(kHeaderCap, file.size() - kPrefixBytes)));
+                       fmt::format("at most {}", std::min(limits::kConfigBytes, file.size() - kPrefixBytes)));
   std::string text(header_bytes, '\0');
   PARE_CHECK(file.read_at(kPrefixBytes, std::as_writable_bytes(std::span(text.data(), text.size()))));
   PARE_TRY(const Json json, read_sealed(text, path));

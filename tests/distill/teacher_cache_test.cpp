@@ -338,7 +338,7 @@ TEST(TeacherCache, HostileHeadersAreRefused) {
   EXPECT_EQ(where([](auto& h) { h.windows = INT64_MAX; }), "windows");
   EXPECT_EQ(where([](auto& h) { h.part_windows = 1; }), "parts");
   EXPECT_EQ(where([](auto& h) { h.part_windows = INT64_MAX; }), "part_windows");
-  EXPECT_EQ(where([](auto& h) { h.context = (int64_t(1) << 23) + 1; }), "context");
+  EXPECT_EQ(where([](auto& h) { h.context = int64_t(1) << 48; }), "context");
   EXPECT_EQ(where([](auto& h) { h.context = 0; }), "context");
   EXPECT_EQ(where([](auto& h) { h.vocabulary = 5'000'000; }), "vocabulary");
   EXPECT_EQ(where([](auto& h) { h.temperature = 1e9; }), "temperature");
