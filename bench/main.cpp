@@ -40,6 +40,7 @@ int main(int argc, char** argv) {
     add(decode_cases(inputs));
     add(load_cases(inputs));
     add(train_cases(inputs));
+    add(linear_kl_cases(inputs));
   }
   add(matmul_cases());
   add(sparse_cases());
