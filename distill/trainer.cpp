@@ -38,6 +38,17 @@ Batch largest_batch(int64_t context, const TrainerOptions& options, int ranks) {
           .tokens_per_sequence = context};
 }
 
+// Student and teacher (may be null) over a micro-batch.
+Status run_models(TrainingModel& student, Teacher* teacher, const TrainingData& data,
+                  const TrainingBatch& batch) {
+  const Batch shape{.sequences = batch.sequences, .tokens_per_sequence = data.context()};
+  PARE_CHECK(student.forward(batch.ids, shape));
+  if (teacher == nullptr) return {};
+  std::vector<int64_t> windows;
+  for (const WindowId& id : batch.windows) windows.push_back(data.index_of(id));
+  return teacher->start({.ids = batch.ids, .batch = shape, .windows = windows});
+}
+
 }  // namespace
 
 Trainer::Trainer() = default;
@@ -103,18 +114,8 @@ Result<std::unique_ptr<Trainer>> Trainer::make(TrainingModel& student, Teacher* 
   return trainer;
 }
 
-// Student and teacher over a micro-batch.
-Status Trainer::State::run_models(const TrainingBatch& batch) {
-  const Batch shape{.sequences = batch.sequences, .tokens_per_sequence = data.context()};
-  PARE_CHECK(student.forward(batch.ids, shape));
-  if (teacher == nullptr) return {};
-  std::vector<int64_t> windows;
-  for (const WindowId& id : batch.windows) windows.push_back(data.index_of(id));
-  return teacher->start({.ids = batch.ids, .batch = shape, .windows = windows});
-}
-
 Result<LossSums> Trainer::State::add_gradients(const TrainingBatch& batch, double gradient_scale) {
-  PARE_CHECK(run_models(batch));
+  PARE_CHECK(run_models(student, teacher, data, batch));
   Tensor gradient = dhidden.rows(0, batch.tokens);
   PARE_TRY(const LossSums sums,
            run_head_loss(head_of(student),
@@ -139,7 +140,7 @@ Status Trainer::State::measure_intermediate() {
   Tensor none;
   for (const SampleRange& range : ranges) {
     PARE_TRY(const TrainingBatch batch, data.batch(range.first, range.count));
-    PARE_CHECK(run_models(batch));
+    PARE_CHECK(run_models(student, teacher, data, batch));
     PARE_TRY(const LossSums sums,
              run_head_loss(head_of(student),
                            {.config = options.loss, .teacher = teacher, .chunk_rows = chunk_rows},
@@ -298,25 +299,30 @@ const Optimizer& Trainer::optimizer() const {
   return *state_->optimizer;
 }
 
-Result<Trainer::Validation> Trainer::validate(TrainingData& data, int64_t begin, int64_t end) {
+Result<Trainer::Validation> Trainer::validate(const TrainingData& data, int64_t begin, int64_t end,
+                                              bool asks_teacher) {
   State& state = *state_;
   PARE_ASSERT(data.context() <= state.data.context(), "[trainer] windows of {} and {}", data.context(),
               state.data.context());
-  const LossConfig config = LossConfig::defaults(LossKind::ce, true);
-  Validation validation;
+  Teacher* teacher = asks_teacher && state.options.loss.needs_teacher() ? state.teacher : nullptr;
+  const LossConfig config =
+      teacher != nullptr ? state.options.loss : LossConfig::defaults(LossKind::ce, true);
+  LossSums sums;
   Tensor none;
   for (int64_t first = begin; first < end; first += state.micro_sequences) {
     PARE_TRY(const TrainingBatch batch, data.batch(first, std::min(state.micro_sequences, end - first)));
-    PARE_CHECK(state.student.forward(batch.ids,
-                                     {.sequences = batch.sequences, .tokens_per_sequence = data.context()}));
-    PARE_TRY(const LossSums sums,
-             run_head_loss(head_of(state.student), {.config = config, .chunk_rows = state.chunk_rows},
+    PARE_CHECK(run_models(state.student, teacher, data, batch));
+    PARE_TRY(const LossSums part,
+             run_head_loss(head_of(state.student),
+                           {.config = config, .teacher = teacher, .chunk_rows = state.chunk_rows},
                            state.student.output(), batch.targets, none, state.student.workspace()));
-    validation.cross_entropy += sums.cross_entropy;
-    validation.tokens += sums.tokens;
+    sums.add(part);
   }
-  validation.cross_entropy /= double(std::max<int64_t>(1, validation.tokens));
-  return validation;
+  const double tokens = double(std::max<int64_t>(1, sums.tokens));
+  return Validation{.loss = sums.total(config) / tokens,
+                    .cross_entropy = sums.cross_entropy / tokens,
+                    .divergence = sums.divergence / tokens,
+                    .tokens = sums.tokens};
 }
 
 }  // namespace pare

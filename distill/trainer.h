@@ -99,13 +99,15 @@ class Trainer {
   int64_t batches_drawn() const;  // of the data; more than steps when some were skipped
   int64_t bad_steps() const;      // left out so far
 
-  // Mean cross entropy of the student over windows [begin, end) of `data`, in nats per token; with the
-  // teacher also the loss it trains with. Changes nothing. Not collective.
+  // The student over samples [begin, end) of `data`, whose windows are no longer than those that are trained
+  // on; per token. asks_teacher: also what it trains for, without intermediate losses; else loss is the cross
+  // entropy. Changes nothing. Not collective.
   struct Validation {
-    double cross_entropy = 0.0;
+    double loss = 0.0, cross_entropy = 0.0, divergence = 0.0;
     int64_t tokens = 0;
   };
-  Result<Validation> validate(TrainingData& data, int64_t begin, int64_t end);
+  Result<Validation> validate(const TrainingData& data, int64_t begin, int64_t end,
+                              bool asks_teacher = false);
 
   // Masters, moments, masks that were changed, projections, positions. Complete on rank 0. Collective. Exit
   // 5, 6. The tensors of the masters are views: use them before the next step.

@@ -48,7 +48,6 @@ struct Trainer::State {
   // Where micro-batches are all alike they are made ahead; its next batch is that of step `batches`.
   std::optional<BatchReader> reader;
 
-  Status run_models(const TrainingBatch& batch);
   Result<LossSums> add_gradients(const TrainingBatch& batch, double gradient_scale);
   Status measure_intermediate();
   void start_reading();

@@ -308,6 +308,19 @@ TEST_P(TrainerTest, ValidationChangesNothing) {
   expect_same_weights(*plain, *run);
   EXPECT_EQ(first.tokens, run->data.counted_targets(0, 30));
   EXPECT_NEAR(first.cross_entropy, std::log(40.0), 0.5);  // a random model
+  EXPECT_EQ(first.loss, first.cross_entropy);
+  EXPECT_EQ(first.divergence, 0.0);
+
+  // With its teacher: what a step over the same data says before it changes anything.
+  TrainerOptions whole = small_options();
+  whole.batch = 30;
+  const auto other = start_run(device_, whole);
+  const auto wanted = checked(other->trainer->validate(other->data, 0, 30, /*asks_teacher=*/true));
+  const StepReport report = other->take(1).front();
+  EXPECT_EQ(wanted.tokens, report.tokens);
+  EXPECT_NEAR(wanted.loss, report.loss, 1e-9);
+  EXPECT_NEAR(wanted.cross_entropy, report.cross_entropy, 1e-9);
+  EXPECT_NEAR(wanted.divergence, report.divergence, 1e-9);
 }
 
 TEST_P(TrainerTest, StudentsOfOtherSizesAndFamilies) {
