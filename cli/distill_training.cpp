@@ -125,7 +125,7 @@ class TrainingRun {
                                 .cross_entropy = point.cross_entropy,
                                 .loss = {},
                                 .tokens = input_.data.validation_windows * input_.data.training->context(),
-                                .metrics = {{"perplexity", std::exp(point.cross_entropy)}}}));
+                                .metrics = {}}));
     if (input_.arguments.patience == 0) return {};
     const auto best = std::min_element(
         position_.validations.begin(), position_.validations.end(),

@@ -106,12 +106,6 @@ TEST(CommandLine, IX20MissingModelNamesThePath) {
                5, {"nobody/nothing", "never downloads"});
 }
 
-TEST(CommandLine, PlannedCommandsRefuse) {
-  for (const char* verb : {"distill"}) {
-    expect_error(pare({verb, sample(), "--anything", "1"}), 4, {verb, "not in this version"});
-  }
-}
-
 TEST(CommandLine, ErrorsAsJson) {
   const CommandResult result = pare({"inspect", "/nowhere", "--log-format", "json"});
   EXPECT_EQ(result.exit_code, 5);
