@@ -113,7 +113,7 @@ void add_training(CLI::App& verb, DistillArguments& arguments) {
   number("--beta2", arguments.beta2, "decay of the second moment (adamw)", 0.0, 0.999999999);
   number("--eps", arguments.eps, "added to the root of the second moment (adamw)", 1e-30, 1.0);
   number("--momentum", arguments.momentum, "of sgd", 0.0, 0.999999);
-  number("--weight-decay", arguments.weight_decay, "of matrices; norms and biases do not decay", 0.0, 1e3);
+  number("--weight-decay", arguments.weight_decay, "of matrices; norms and biases do not decay", 0.0, 10.0);
   number("--clip", arguments.clip, "limit of the global norm of the gradient; 0: none", 0.0, 1e12);
   verb.add_flag("--decay-embeddings", arguments.decay_embeddings, "weight decay for embedding and head too")
       ->group(kTraining);

@@ -112,10 +112,10 @@ class DirectorySink : public WeightSink {
     return copy;
   }
 
-  // Verbatim unless tensors changed: then the dtype follows them, and what said how they were quantized goes.
+  // Verbatim unless tensors changed or a type was asked for: then the dtype follows them, and what said how they were quantized goes.
   std::string edited_config() const {
     std::string text = options_.config_text;
-    if (is_changed_ && widest_) {
+    if ((is_changed_ || options_.dense_dtype) && widest_) {
       const std::string value = '"' + std::string(config_dtype_name(*widest_)) + '"';
       text = with_value(with_value(text, "dtype", value), "torch_dtype", value);
     }

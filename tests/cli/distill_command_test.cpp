@@ -20,8 +20,7 @@ TEST(DistillCommand, ACutStudentComesNearerToItsTeacher) {
   EXPECT_EQ(at(json, "options.loss.kind").as_string(), "kl");  // for the teacher is among its ancestors
   EXPECT_EQ(at(json, "steps").as_int(), 12);
   EXPECT_GT(at(json, "log_perplexity_excess.recovered").as_double(), 0.1);
-  EXPECT_LT(at(json, "damage.damage.kl.value").as_double(),
-            at(json, "damage_before.damage.kl.value").as_double());
+  EXPECT_LT(at(json, "damage.kl_mean").as_double(), at(json, "damage_before.kl_mean").as_double());
   EXPECT_EQ(pare({"verify", out}).exit_code, 0);
   EXPECT_EQ(bytes_of(out + "/tokenizer.json"), bytes_of(sample_model() + "/tokenizer.json"));
   EXPECT_EQ(bytes_of(out + "/config.json"), bytes_of(cut_student() + "/config.json"));
@@ -85,7 +84,7 @@ TEST(DistillCommand, AFreshStudentHasTheTeachersTokenizer) {
       Words{"distill", "--teacher", sample_model(), "--student-config", folder + "/small.json"} +
       small_run(2);
   const Json json = json_of(pare(words + Words{"-o", folder + "/a", "--json"}));
-  EXPECT_EQ(at(json, "options.loss.kind").as_string(), "ce_kl");
+  EXPECT_EQ(at(json, "options.loss.kind").as_string(), "ce+kl");
   EXPECT_EQ(at(json, "options.loss.alpha").as_double(), 0.5);
   EXPECT_EQ(pare({"run", folder + "/a", "-p", "It was", "-n", "2", "--ignore-eos"}).exit_code, 0);
   const auto values = read_tensors(folder + "/a/model.safetensors");
@@ -152,9 +151,12 @@ TEST(DistillCommand, ACacheIsMadeOnceAndReadAgain) {
       pare(distill_words(cut_student(), folder + "/c.pare") + cached + Words{"--temperature", "2"});
   EXPECT_EQ(other.exit_code, 8) << other.error;
   EXPECT_THAT(other.error, HasSubstr("temperature"));
-  const std::string part = folder + "/cache/part-0.topk";
+  std::string part;
+  for (const auto& entry : fs::directory_iterator(folder + "/cache"))
+    if (entry.path().extension() == ".topk") part = entry.path();
   std::string bytes = bytes_of(part);
-  bytes[bytes.size() / 2] = char(bytes[bytes.size() / 2] ^ 1);
+  for (size_t place = 64; place < bytes.size(); place += 256)
+    bytes[place] = char(bytes[place] ^ 1);  // in every window
   std::ofstream(part, std::ios::binary) << bytes;
   const CommandResult damaged = pare(distill_words(cut_student(), folder + "/c.pare") + cached);
   EXPECT_EQ(damaged.exit_code, 3) << damaged.error;
@@ -212,7 +214,7 @@ TEST(DistillCommand, WhatCannotBeIsRefused) {
   refused(2, models + run + Words{"--cache-teacher", out, "--hidden-loss", "mse"}, "no hidden states");
   refused(2, models + run + Words{"--qat", "int4-g64", "--lora", "4"}, "together with --lora");
   refused(2, models + run + Words{"--qat-activations", "dynamic"}, "belongs to --qat");
-  refused(2, models + run + Words{"--lr", "1e-4", "--lr-min", "1e-3"}, "more than --lr");
+  refused(2, models + run + Words{"--lr-min", "1e-2"}, "more than --lr");
   refused(2, models + run + Words{"--warmup", "10"}, "more than --steps 3");
   refused(2, models + run + Words{"--patience", "2", "--validation-share", "0"}, "needs validation data");
   refused(2, models + run + Words{"--dp-clip", "1"}, "--dp-noise");

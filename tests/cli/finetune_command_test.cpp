@@ -97,13 +97,11 @@ TEST(FinetuneCommand, ARunByTimeSaysHowManyStepsItTook) {
 
 TEST(FinetuneCommand, NoBetterValidationEndsTheRun) {
   const std::string out = temporary_folder() + "/early.pare";
-  Words words = finetune_words(out) + small_run(40) + Words{"--no-report", "--json"};
   // A rate at which the model forgets at once.
   const Json json = json_of(
-      pare(words + Words{"--validate",     sample_text(), "--evaluate-every", "1",   "--patience", "2",
-                         "--lr-min",       "0",           "--warmup",         "0",   "--clip",     "0",
-                         "--schedule",     "constant",    "--optimizer",      "sgd", "--momentum", "0",
-                         "--weight-decay", "500"}));
+      pare(finetune_words(out) + small_run(40, "0.1") +
+           Words{"--no-report", "--json", "--validate", sample_text(), "--validation-tokens", "512",
+                 "--evaluate-every", "1", "--patience", "2", "--warmup", "0", "--schedule", "constant"}));
   EXPECT_EQ(at(json, "ended").as_string(), "early stop");
   EXPECT_EQ(at(json, "steps").as_int(), 2);
   EXPECT_EQ(at(json, "kept_step").as_int(), 0);
@@ -111,10 +109,9 @@ TEST(FinetuneCommand, NoBetterValidationEndsTheRun) {
 
 TEST(FinetuneCommand, ALossThatIsNotANumberIsExit7) {
   const std::string out = temporary_folder() + "/nan.pare";
-  const CommandResult result =
-      pare(finetune_words(out) + small_run(200) +
-           Words{"--no-report", "--optimizer", "sgd", "--lr", "1000", "--clip", "0", "--warmup", "0",
-                 "--validation-share", "0", "--checkpoint-every", "1"});
+  const CommandResult result = pare(finetune_words(out) + small_run(200, "1000") +
+                                    Words{"--no-report", "--optimizer", "sgd", "--clip", "0", "--warmup", "0",
+                                          "--validation-share", "0", "--checkpoint-every", "1"});
   EXPECT_EQ(result.exit_code, 7) << result.error;
   EXPECT_THAT(result.error, HasSubstr("step "));
   EXPECT_FALSE(fs::exists(out));

@@ -29,10 +29,10 @@ inline Words operator+(Words words, const Words& more) {
 }
 
 // Everything but the models and -o; a few steps of 4 windows of 32 tokens.
-inline Words small_run(int steps = 3) {
-  return {"--data",    sample_text(),         "--context", "32",   "--batch",         "4",
-          "--steps",   std::to_string(steps), "--lr",      "1e-3", "--report-tokens", "64",
-          "--no-speed"};
+inline Words small_run(int steps = 3, const std::string& lr = "1e-3") {
+  Words words = {"--data",  sample_text(),         "--context",       "32", "--batch",   "4",
+                 "--steps", std::to_string(steps), "--report-tokens", "64", "--no-speed"};
+  return lr.empty() ? words : words + Words{"--lr", lr};
 }
 
 inline std::string bytes_of(const std::string& path) {
