@@ -7,6 +7,7 @@
 #include "cli/commands.h"
 #include "cli/compress_job.h"
 #include "cli/model_argument.h"
+#include "cli/training_log.h"
 #include "engine/core/memory.h"
 #include "engine/core/signals.h"
 #include "engine/core/text.h"
@@ -17,6 +18,7 @@ namespace {
 
 struct CompressArguments : JobArguments {
   std::string recipe;
+  std::string teacher;  // of steps that imitate; empty: MODEL
 };
 
 Error recipe_contradiction(const Recipe& recipe, const CompressArguments& arguments) {
@@ -78,6 +80,38 @@ JobArguments report_arguments(const CompressArguments& arguments, const std::vec
   result.chat_template = most->chat_template;
   result.parse_special = most->parse_special;
   return result;
+}
+
+// MODEL is the teacher, unless another is named. Exit 2 where nobody would listen to it.
+Status name_teacher(const CompressArguments& arguments, const CommonOptions& common,
+                    std::vector<BoundStep>& steps) {
+  bool is_wanted = false;
+  for (BoundStep& step : steps) {
+    if (step.place.verb == "distill" || step.place.verb == "finetune")
+      PARE_CHECK(check_training_log_target(arguments.output.path, output_of(arguments).force));
+    is_wanted = is_wanted || step.command->has_teacher();
+    step.command->use_teacher(arguments.teacher.empty() ? arguments.model : arguments.teacher);
+  }
+  if (!arguments.teacher.empty() && !is_wanted)
+    return contradiction("--teacher", "no step of the recipe has a teacher", arguments.teacher);
+  // The step would look for that file in the folders of student and teacher alike.
+  if (is_wanted && !common.weights.empty())
+    return contradiction("--weights", "cannot be given for a recipe that distils", common.weights);
+  return {};
+}
+
+// Text that a step has learned says nothing of the result: the report is on what such a step left out.
+Status keep_report_clean(const JobArguments& report, std::vector<BoundStep>& steps,
+                         const WeightSource& source, const ModelConfig& config, uint64_t seed,
+                         FinishedJob& done) {
+  for (BoundStep& step : steps) {
+    PARE_TRY(std::optional<ReportWindows> own, step.command->report_windows(report, source, config, seed));
+    if (!own) continue;
+    done.report_windows = std::move(own->windows);
+    done.report_source = std::move(own->source);
+    return {};
+  }
+  return {};
 }
 
 Result<std::vector<StepPlan>> plan_steps(const Recipe& recipe, std::vector<BoundStep>& steps,
@@ -242,6 +276,7 @@ Status finish(const CompressArguments& arguments, const JobArguments& report, co
           format_bytes(summary.weight_bytes_before) + " -> " + format_bytes(summary.weight_bytes_after);
       run.extra[fmt::format("step {}", list.size() + 1)] = step;
       list.push_back(std::move(step));
+      if (summary.training) run.training = summary.training;
     }
   };
   PARE_CHECK(report_job(report, common, done, advance));
@@ -268,6 +303,7 @@ Result<Exit> run_compress(const CompressArguments& arguments, CommonOptions comm
   common.seed = recipe.seed;
   PARE_TRY(const std::string data, data_of(recipe, arguments));
   PARE_TRY(std::vector<BoundStep> steps, bind_steps(recipe, data));
+  PARE_CHECK(name_teacher(arguments, common, steps));
   JobArguments gated = arguments;
   gated.data = data;
   PARE_TRY(std::vector<Gate> gates, report_gates(gated));
@@ -310,10 +346,15 @@ Result<Exit> run_compress(const CompressArguments& arguments, CommonOptions comm
   }
   if (const Json* hash = calibration.description.find("text_hash"); uses_data && hash != nullptr)
     job.options["data_hash"] = *hash;
+  if (!arguments.teacher.empty()) {
+    PARE_TRY(const auto teacher, open_source(arguments.teacher, common));
+    PARE_TRY(job.options["teacher"], teacher->hash_inputs());
+  }
   FinishedJob done;
   done.command = "compress";
   done.source = source;
   done.report_windows = calibration.report;
+  PARE_CHECK(keep_report_clean(report, job.steps, *source, model.config, common.seed, done));
   done.gates = std::move(gates);
   done.start = start;
   const Json seen = uses_data ? calibration.description : Json();
@@ -357,6 +398,9 @@ void add_compress(CLI::App& app, Commands& commands) {
   verb->add_option("--data", arguments->data, "calibration data, where the recipe does not name it")
       ->type_name("FILE")
       ->group("Calibration");
+  verb->add_option("--teacher", arguments->teacher, "whom steps that distil imitate (default: MODEL)")
+      ->type_name("MODEL")
+      ->group("Distillation");
   add_report_options(*verb, *arguments);
   add_job_options(*verb, *arguments);
   add_common(verb, commands, true);

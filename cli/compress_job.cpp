@@ -4,6 +4,7 @@
 
 #include "cli/backends.h"
 #include "cli/model_argument.h"
+#include "cli/training_log.h"
 #include "engine/core/file.h"
 #include "engine/core/hash.h"
 #include "engine/core/progress.h"
@@ -134,6 +135,7 @@ Result<StepSummary> summarize(const CompressJob& job, size_t index, const std::s
   summary.seconds = report->seconds;
   summary.weight_bytes_before = report->weight_bytes_before;
   summary.weight_bytes_after = report->weight_bytes_after;
+  summary.training = report->training;
   return summary;
 }
 
@@ -163,6 +165,7 @@ Json job_identity(const CompressJob& job, const Manifest& planned, const Json& c
   json["command"] = planned.command;
   json["recipe"] = job.resolved;
   json["inputs"] = planned.inputs;
+  if (const Json* teacher = planned.options.find("teacher")) json["teacher"] = *teacher;
   json["seed"] = Json(planned.seed);
   json["calibration"] = Json::object();
   json["calibration"]["hash"] = xxh3_128(calibration.dump_sorted()).hex();
@@ -237,6 +240,12 @@ Result<std::vector<StepSummary>> run_steps(CompressJob& job, JobFolder& folder, 
   Manifest manifest = joint_manifest(planned, manifests);
   PARE_TRY(done.manifest,
            write_out(job, folder, position, step_path(parts, job.steps.size() - 1), std::move(manifest)));
+  for (size_t i = job.steps.size(); i-- > 0;) {
+    const std::string log = training_log_path(step_path(parts, i));
+    if (!path_exists(log)) continue;
+    PARE_CHECK(publish_training_log(log, job.arguments.output.path, job.arguments.output.force));
+    break;
+  }
   PARE_CHECK(folder.published());
   return summaries;
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,7 @@ struct StepSummary {
   double seconds = 0.0;
   uint64_t weight_bytes_before = 0, weight_bytes_after = 0;
   int64_t fallbacks = 0;
+  std::optional<TrainingCurve> training{};
 };
 
 struct CompressJob {

@@ -26,6 +26,7 @@ using Clock = std::chrono::steady_clock;
 Status check_names(const DistillArguments& arguments) {
   PARE_CHECK(check_output(arguments.output.path, {.force = output_of(arguments).force}));
   PARE_CHECK(check_report_target(arguments));
+  PARE_CHECK(check_training_log_target(arguments.output.path, output_of(arguments).force));
   std::vector<std::string> files;
   for (const std::string& text : arguments.files) {
     PARE_TRY(const WeightedFile file, parse_weighted_file(text));

@@ -225,7 +225,7 @@ class Reader {
 }  // namespace
 
 const std::vector<std::string>& recipe_verbs() {
-  static const std::vector<std::string> kVerbs = {"prune", "quantize", "distill", "distil"};
+  static const std::vector<std::string> kVerbs = {"prune", "quantize", "distill", "finetune"};
   return kVerbs;
 }
 

@@ -55,8 +55,7 @@ Result<Recipe> read_recipe(const std::string& path, bool follow_symlinks);
 // The same from memory. folder: that relative paths are looked for in.
 Result<Recipe> parse_recipe(std::string_view text, const std::string& path, const std::string& folder);
 
-// Names of steps that a recipe may hold, in the order of docs/recipes.md; "distill" is among them, but
-// refused.
+// Names of steps that a recipe may hold, in the order of docs/recipes.md.
 const std::vector<std::string>& recipe_verbs();
 
 // An error of a recipe at a line; where becomes "12:3: key".

@@ -9,15 +9,14 @@
 #include "cli/prune_command.h"
 #include "cli/prune_structured_plan.h"
 #include "cli/quantize_command.h"
+#include "cli/recipe_distill.h"
 #include "cli/recipe_step.h"
 #include "engine/core/text.h"
 #include "engine/models/model.h"
 #include "quantize/stream.h"
 
 namespace pare::cli {
-namespace {
 
-// A step that rounds or removes weights needs them as floats.
 Error already_quantized(const WeightSource& source, const StoredTensor& stored) {
   return Error{.exit = Exit::unsupported,
                .rule = "CF12",
@@ -28,6 +27,8 @@ Error already_quantized(const WeightSource& source, const StoredTensor& stored) 
                .limit = "floating weights",
                .limit_label = "need"};
 }
+
+namespace {
 
 class QuantizeStep final : public StepCommand {
  public:
@@ -187,6 +188,7 @@ class PruneStepCommand final : public StepCommand {
 std::unique_ptr<StepCommand> make_step_command(const std::string& verb) {
   if (verb == "prune") return std::make_unique<PruneStepCommand>();
   if (verb == "quantize") return std::make_unique<QuantizeStep>();
+  if (verb == "distill" || verb == "finetune") return make_training_step(verb == "distill");
   return nullptr;
 }
 

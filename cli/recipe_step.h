@@ -3,9 +3,11 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "calibrate/block_pipeline.h"
 #include "cli/job_arguments.h"
 #include "cli/recipe.h"
 #include "engine/models/architecture.h"
@@ -25,6 +27,15 @@ struct StepPlan {
   std::shared_ptr<const WeightSource> result;
 };
 
+// What damage is measured on, and where that is from, for people.
+struct ReportWindows {
+  CalibrationWindows windows;
+  std::string source;
+};
+
+// A step that rounds, removes or trains weights needs them as floats: exit 4 (CF12).
+Error already_quantized(const WeightSource& source, const StoredTensor& stored);
+
 // What a command gives to recipes. It owns the arguments that its options fill.
 class StepCommand {
  public:
@@ -41,6 +52,17 @@ class StepCommand {
   // Exceptions for some tensors, PATTERN=VALUE, the last that matches wins; nullptr when there are none.
   virtual std::vector<std::string>* overrides() = 0;
   virtual Result<StepPlan> plan(const std::shared_ptr<const WeightSource>& source) = 0;
+  // Whether the step imitates another model, and which: a name as for MODEL.
+  virtual bool has_teacher() const { return false; }
+  virtual void use_teacher(const std::string& model) { static_cast<void>(model); }
+  // Of a step that learns from its data: windows that it does not learn from, for the report of the whole.
+  // report: what was asked of it; source and config: of MODEL.
+  virtual Result<std::optional<ReportWindows>> report_windows(const JobArguments& report,
+                                                              const WeightSource& source,
+                                                              const ModelConfig& config, uint64_t seed) {
+    static_cast<void>(report), static_cast<void>(source), static_cast<void>(config), static_cast<void>(seed);
+    return std::optional<ReportWindows>();
+  }
   // The whole command, with the paths that stand in arguments().
   virtual Result<Exit> run(const CommonOptions& common) = 0;
 };
@@ -60,8 +82,8 @@ struct BoundStep {
   std::unique_ptr<StepCommand> command;
   bool uses_data = false;  // the checks of the command ask for calibration data
   std::vector<RecipeOverride> overrides;
-  // {"step": "quantize", "options": {...}} with the defaults filled in, in the order of the options. Without data and
-  // paths.
+  // {"step": "quantize", "options": {...}} with the defaults filled in, in the order of the options. Without
+  // data and paths.
   Json resolved;
 };
 

@@ -125,8 +125,11 @@ Status TrainingLog::end(const TrainingEnd& end) {
 }
 
 Status TrainingLog::publish(const std::string& output, bool force) const {
-  if (state_->path.empty()) return {};
-  PARE_TRY(const InputFile file, InputFile::open(state_->path));
+  return state_->path.empty() ? Status() : publish_training_log(state_->path, output, force);
+}
+
+Status publish_training_log(const std::string& path, const std::string& output, bool force) {
+  PARE_TRY(const InputFile file, InputFile::open(path));
   const std::string target = training_log_path(output);
   PARE_TRY(FileWriter writer, FileWriter::create(target, {.force = force || is_training_log(target)}));
   std::vector<std::byte> chunk(size_t(1) << 20);

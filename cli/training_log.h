@@ -50,11 +50,11 @@ struct TrainingStart {
 };
 
 struct TrainingValidation {
-  int64_t step = 0;            // steps taken before it
-  double cross_entropy = 0.0;  // nats per token
-  std::optional<double> loss;  // that is trained with
+  int64_t step = 0;              // steps taken before it
+  double cross_entropy = 0.0;    // nats per token
+  std::optional<double> loss{};  // that is trained with
   int64_t tokens = 0;
-  std::vector<std::pair<std::string, double>> metrics;  // others: {"kl_divergence", 0.1}
+  std::vector<std::pair<std::string, double>> metrics{};  // others: {"kl_divergence", 0.1}
 };
 
 struct TrainingEnd {
@@ -119,6 +119,9 @@ class TrainingLog {
 
 // "out.pare" -> "out.pare.log.jsonl"; slashes at the end of a folder's name are dropped.
 std::string training_log_path(const std::string& output);
+
+// Copies a log to `<output>.log.jsonl`; replaces as publish() does. Exit 2, 5.
+Status publish_training_log(const std::string& path, const std::string& output, bool force);
 
 // Before the work: may publish() write its file? Exit 2 (CL02), 5.
 Status check_training_log_target(const std::string& output, bool force);

@@ -58,7 +58,7 @@ int run(const std::string& what) {
     return 102;
   }
   // Around the number of ranks, around a piece of 2 MiB, and several pieces.
-  for (const size_t size : {0, 1, 2, 3, 5, 1000, 524287, 524288, 524289, 1500001}) {
+  for (const size_t size : {0ul, 1ul, 2ul, 3ul, 5ul, 1000ul, 524287ul, 524288ul, 524289ul, 1500001ul}) {
     if (!sums_are_exact<float>(exchange, size)) return 103;
     if (!sums_are_exact<double>(exchange, size / 2 + 1)) return 104;
     for (int root = 0; root < exchange.size(); ++root)

@@ -31,7 +31,7 @@ class MpiTest : public testing::Test {
 };
 
 TEST_F(MpiTest, SumsAreThoseOfTheRanksInTheirOrder) {
-  for (const int ranks : {1, 2, 3}) {
+  for (const int ranks : {2, 3}) {
     const CommandResult result = mpirun(ranks, {PARE_EXCHANGE_PROGRAM});
     EXPECT_EQ(result.exit_code, 0) << result.error;
     EXPECT_THAT(result.out, HasSubstr(std::to_string(ranks) + " ranks agree"));
