@@ -211,8 +211,9 @@ class DistillJob {
         return trained.error();
       }
     } else {
-      finished.outcome = TrainingOutcome{.steps = position.steps,
-                                         .best_step = position.best_step.value_or(position.steps),
+      const int64_t taken = position.steps_taken();
+      finished.outcome = TrainingOutcome{.steps = taken,
+                                         .best_step = position.best_step.value_or(taken),
                                          .validations = position.validations,
                                          .ended = position.ended};
     }
@@ -238,6 +239,12 @@ class DistillJob {
                  return manifest.command == arguments_.command() && manifest.seed == common_.seed;
                }));
       if (found) {
+        // It may have died before its log was beside the output.
+        if (path_exists(folder->training_log_path())) {
+          PARE_TRY(const TrainingLog log, open_log(run_of(folder), {}, position));
+          PARE_CHECK(log.publish(arguments_.output.path, /*force=*/true));
+          PARE_TRY(curve_, log.curve());
+        }
         PARE_CHECK(folder->published());
         done.manifest = *found;
         is_there = true;

@@ -42,6 +42,12 @@ Json TrainingPosition::to_json() const {
   return json;
 }
 
+int64_t TrainingPosition::steps_taken() const {
+  const Json* json = state.find("json");
+  const Json* taken = json == nullptr ? nullptr : json->find("steps");
+  return taken != nullptr && taken->kind() == Json::Kind::integer ? taken->as_int() : 0;
+}
+
 std::vector<Hash128> TrainingPosition::objects() const {
   std::vector<Hash128> objects;
   add_object(state, objects);

@@ -98,32 +98,6 @@ Status decide(const DistillRun& run, TrainingPosition& position) {
   return run.folder != nullptr ? commit_training(*run.folder, position) : Status();
 }
 
-Result<TrainingLog> open_log(const DistillRun& run, const Session& session, const TrainingPosition& position,
-                             int64_t first_step) {
-  if (run.folder == nullptr) return TrainingLog::silent();
-  TrainingStart start;
-  start.command = run.arguments.command();
-  start.options = canonical_options(run.arguments, run.settings);
-  start.options["loss"] = std::string(loss_kind_name(run.settings.trainer.loss.kind));
-  start.steps = position.steps;
-  start.first_step = first_step;
-  start.generation = run.folder->generation();
-  start.student_parameters = multiplying_parameters(run.models.student_model);
-  const bool runs_teacher = run.models.teacher != nullptr && run.arguments.cache_teacher.empty();
-  if (runs_teacher) start.teacher_parameters = multiplying_parameters(run.models.teacher_model);
-  start.recomputes = !session.memory.keeps_blocks;
-  start.ranks = run.group.size();
-  start.peak_flops = measured_peak_flops();
-  return TrainingLog::open(*run.folder, {.tensorboard = run.arguments.tensorboard}, start);
-}
-
-// The step that a stored state continues from.
-int64_t first_step_of(const TrainingPosition& position) {
-  const Json* json = position.state.is_null() ? nullptr : position.state.find("json");
-  const Json* steps = json == nullptr ? nullptr : json->find("steps");
-  return steps != nullptr && steps->is_integer() ? steps->as_int() : 0;
-}
-
 }  // namespace
 
 TrainingForm training_form(const DistillArguments& arguments, const DistillSettings& settings) {
@@ -137,6 +111,25 @@ TrainingForm training_form(const DistillArguments& arguments, const DistillSetti
     return make_fake_quantizer(name, master, options);
   };
   return form;
+}
+
+Result<TrainingLog> open_log(const DistillRun& run, const MemoryPlan& memory,
+                             const TrainingPosition& position) {
+  if (run.folder == nullptr) return TrainingLog::silent();
+  TrainingStart start;
+  start.command = run.arguments.command();
+  start.options = canonical_options(run.arguments, run.settings);
+  start.options["loss"] = std::string(loss_kind_name(run.settings.trainer.loss.kind));
+  start.steps = position.steps;
+  start.first_step = position.steps_taken();
+  start.generation = run.folder->generation();
+  start.student_parameters = multiplying_parameters(run.models.student_model);
+  const bool runs_teacher = run.models.teacher != nullptr && run.arguments.cache_teacher.empty();
+  if (runs_teacher) start.teacher_parameters = multiplying_parameters(run.models.teacher_model);
+  start.recomputes = !memory.keeps_blocks;
+  start.ranks = run.group.size();
+  start.peak_flops = measured_peak_flops();
+  return TrainingLog::open(*run.folder, {.tensorboard = run.arguments.tensorboard}, start);
 }
 
 int64_t multiplying_parameters(const ModelDescription& model) {
@@ -170,7 +163,7 @@ Result<DistillResult> train_and_write(const DistillRun& run, TrainingPosition& p
   DistillResult result;
   result.memory = session.memory;
   result.student_parameters = session.student->parameter_count();
-  PARE_TRY(TrainingLog log, open_log(run, session, position, first_step_of(position)));
+  PARE_TRY(TrainingLog log, open_log(run, session.memory, position));
   auto outcome = run_training(input_of(run), *session.trainer, position, log);
   if (!outcome) {
     if (outcome.error().exit != Exit::interrupted)

@@ -30,6 +30,10 @@ int64_t multiplying_parameters(const ModelDescription& model);
 // Micro-batch and recomputation for a student that is loaded. Exit 6.
 Result<MemoryPlan> plan_run(const DistillRun& run, const TrainingModel& student, int64_t decided);
 
+// Of the job, at the place of its last commit; of rank 0, silent on others. Exit 5.
+Result<TrainingLog> open_log(const DistillRun& run, const MemoryPlan& memory,
+                             const TrainingPosition& position);
+
 struct DistillResult {
   TrainingOutcome outcome;
   MemoryPlan memory;

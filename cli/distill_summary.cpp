@@ -85,6 +85,19 @@ Json validations_json(const TrainingOutcome& outcome) {
   return list;
 }
 
+// --report: a line per tensor that was trained.
+void print_trained(const Manifest& manifest) {
+  Table table({"tensor", "stored as", ">bits", ">moved by"});
+  for (const TensorRecord& record : manifest.tensors) {
+    const Json* change = record.extra.find("relative_change");
+    if (change == nullptr || !change->is_number()) continue;
+    table.row({sanitize(record.name), record.scheme.empty() ? record.kind : record.scheme,
+               record.bits_per_weight ? formatted(*record.bits_per_weight, "%.3f") : "",
+               formatted(change->as_double(), "%.4f")});
+  }
+  print(table.text());
+}
+
 void print_models(const DistillSummary& s) {
   print_line(student_name(s) + " -> " + s.arguments.output.path);
   if (s.models.teacher != nullptr) print_line("  teacher " + teacher_text(s));
@@ -203,6 +216,7 @@ void print_distill_outcome(const DistillSummary& s, const FinishedJob& done) {
   } else if (done.damage) {
     print_damage(*done.damage);
   }
+  if (s.arguments.report) print_trained(done.manifest);
   if (done.speed) print_line("  " + speed_line(*done.speed));
   if (!done.speed_note.empty()) print_line("  speed was not measured: " + done.speed_note);
   print_line(fmt::format("  weights {} -> {}, file {} in {}, peak memory {}",

@@ -44,6 +44,7 @@ struct TrainingPosition {
 
   Json to_json() const;
   std::vector<Hash128> objects() const;
+  int64_t steps_taken() const;  // of the state; 0 without one
 };
 // Exit 3 for a position of another kind of job; `path` names the folder.
 Result<TrainingPosition> read_training_position(const Json& json, const std::string& path);
