@@ -103,6 +103,25 @@ Result<bool> has_removed_weights(const WeightSource& source, const ModelDescript
   return false;
 }
 
+// Codes have no gradient; two factors beside them do.
+Status refuse_codes(const DistillArguments& arguments, const WeightSource& source,
+                    const ModelDescription& model) {
+  if (arguments.lora > 0) return {};
+  for (const TensorSpec& spec : model.tensors) {
+    const StoredTensor& stored = *source.find(spec.name);
+    if (stored.is_low_rank() || !stored.scheme) continue;
+    return Error{.exit = Exit::unsupported,
+                 .rule = "CF12",
+                 .path = source.path(),
+                 .where = quote(spec.name),
+                 .what =
+                     "codes cannot be trained; train the float model with --qat, or factors beside them "
+                     "with --lora",
+                 .got = stored.form_text()};
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<DistillModels> open_distill_models(const DistillArguments& arguments, const CommonOptions& common) {
@@ -125,6 +144,7 @@ Result<DistillModels> open_distill_models(const DistillArguments& arguments, con
                  .path = models.student->path(),
                  .what = "only models that foretell the next token are trained",
                  .got = models.student_model.config.architecture};
+  PARE_CHECK(refuse_codes(arguments, *models.student, models.student_model));
   if (models.teacher != nullptr && !models.is_own_teacher()) PARE_CHECK(check_same_tokens(arguments, models));
   if (models.teacher != nullptr) {
     PARE_TRY(models.teacher_inputs, models.teacher->hash_inputs());

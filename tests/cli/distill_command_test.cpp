@@ -174,6 +174,37 @@ TEST(DistillCommand, ATeacherThatComesBlockByBlockSaysTheSame) {
   EXPECT_TRUE(bytes_of(folder + "/whole.pare") == bytes_of(folder + "/one-by-one.pare"));
 }
 
+TEST(DistillCommand, StudentsKeepTheirForm) {
+  const std::string folder = temporary_folder();
+  // A teacher of codes, a student of patterns: zeros stay where they were, and are not stored.
+  ASSERT_EQ(pare({"quantize", sample_model(), "--scheme", "int8-ch", "-o", folder + "/int8.pare"}).exit_code,
+            0);
+  ASSERT_EQ(pare({"prune", sample_model(), "--method", "magnitude", "--sparsity", "2:4", "--no-speed", "-o",
+                  folder + "/sparse.pare"})
+                .exit_code,
+            0);
+  const CommandResult sparse = pare(Words{"distill", "--teacher", folder + "/int8.pare", "--student",
+                                          folder + "/sparse.pare", "-o", folder + "/out.pare"} +
+                                    small_run(2) + Words{"--no-report"});
+  ASSERT_EQ(sparse.exit_code, 0) << sparse.error;
+  EXPECT_THAT(pare({"inspect", folder + "/out.pare"}).out, HasSubstr("2:4 BF16"));
+  // Factors.
+  ASSERT_EQ(pare({"prune", sample_model(), "--low-rank", "energy=0.9", "--data", sample_text(), "--context",
+                  "64", "--samples", "4", "--no-speed", "--no-report", "-o", folder + "/thin.pare"})
+                .exit_code,
+            0);
+  const CommandResult thin = pare(distill_words(folder + "/thin.pare", folder + "/thinner.pare") +
+                                  small_run(2) + Words{"--no-report"});
+  ASSERT_EQ(thin.exit_code, 0) << thin.error;
+  EXPECT_THAT(pare({"inspect", folder + "/thinner.pare"}).out, HasSubstr("rank "));
+  // Codes have no gradient; factors beside them do.
+  const Words codes = {"finetune", folder + "/int8.pare", "-o", folder + "/merged"};
+  const CommandResult refused = pare(codes + small_run(1));
+  EXPECT_EQ(refused.exit_code, 4);
+  EXPECT_THAT(refused.error, HasSubstr("codes cannot be trained"));
+  EXPECT_EQ(pare(codes + small_run(1) + Words{"--no-report", "--lora", "2"}).exit_code, 0);
+}
+
 TEST(DistillCommand, HiddenStatesAndAttentionAreCompared) {
   const std::string out = temporary_folder() + "/h.pare";
   const Json json = json_of(pare(distill_words(cut_student(), out) + small_run(2) +
@@ -188,6 +219,20 @@ TEST(DistillCommand, MemoryIsObeyed) {
   EXPECT_EQ(refused.exit_code, 6) << refused.error;
   EXPECT_THAT(refused.error, HasSubstr("need "));
   EXPECT_FALSE(fs::exists(out));
+  // As little as will do: found by asking, since it depends on the machine's own libraries.
+  const Words plan = distill_words(cut_student(), out) + small_run() + Words{"--dry-run", "--json"};
+  const Json roomy = json_of(pare(plan));
+  EXPECT_FALSE(at(roomy, "recompute").as_bool());
+  const int64_t need = at(roomy, "memory_estimate_bytes").as_int();
+  bool recomputes = false;
+  for (int64_t limit = need - (need >> 8); limit > need / 2 && !recomputes; limit -= need >> 6) {
+    const CommandResult tight = pare(plan + Words{"--max-memory", std::to_string(limit)});
+    if (tight.exit_code != 0) break;
+    const Json json = json_of(tight);
+    EXPECT_LE(at(json, "memory_estimate_bytes").as_int(), limit);
+    recomputes = at(json, "recompute").as_bool() || at(json, "micro_batch").as_int() < 4;
+  }
+  EXPECT_TRUE(recomputes);
 }
 
 TEST(DistillCommand, WhatCannotBeIsRefused) {
