@@ -13,10 +13,12 @@
 namespace pare {
 namespace {
 
-// The position of a job: {decision: what was chosen before, blocks: [description of the block's tensors],
-// notes: [of the step], records: manifest entries, states: [objects], output: its checksum}.
+// The position of a job: {decision: what was chosen before, measured: {note, objects}, blocks: [description
+// of the block's tensors], notes: [of the step], records: manifest entries, states: [objects], output: its
+// checksum}.
 struct Position {
   Json decision;
+  JobMeasurement measured;
   std::string output;
   Json blocks = Json::array();
   Json notes = Json::array();  // of the step, one per block
@@ -34,6 +36,24 @@ Error damaged_position(const JobFolder& folder) {
                .what = "not the position of a compression job; --restart begins anew",
                .got = {},
                .limit = {}};
+}
+
+// Names of objects in a list. Nothing when it is none.
+std::optional<std::vector<Hash128>> read_objects(const Json& list) {
+  if (!list.is_array()) return std::nullopt;
+  std::vector<Hash128> objects;
+  for (const Json& object : list.items()) {
+    const auto hash = object.is_string() ? Hash128::from_hex(object.as_string()) : std::nullopt;
+    if (!hash) return std::nullopt;
+    objects.push_back(*hash);
+  }
+  return objects;
+}
+
+Json object_list(const std::vector<Hash128>& objects) {
+  Json list = Json::array();
+  for (const Hash128& object : objects) list.push_back(Json(object.hex()));
+  return list;
 }
 
 Result<Position> read_position(const JobFolder& folder) {
@@ -56,10 +76,17 @@ Result<Position> read_position(const JobFolder& folder) {
   }
   PARE_TRY(Manifest manifest, Manifest::from_json(*records, folder.path()));
   position.records = std::move(manifest.tensors);
-  for (const Json& state : states->items()) {
-    const auto hash = state.is_string() ? Hash128::from_hex(state.as_string()) : std::nullopt;
-    if (!hash) return damaged_position(folder);
-    position.states.push_back(*hash);
+  auto found = read_objects(*states);
+  if (!found) return damaged_position(folder);
+  position.states = *std::move(found);
+  if (const Json* measured = folder.position().find("measured");
+      measured != nullptr && !measured->is_null()) {
+    const Json* note = measured->find("note");
+    const Json* objects = measured->find("objects");
+    if (note == nullptr || objects == nullptr) return damaged_position(folder);
+    found = read_objects(*objects);
+    if (!found) return damaged_position(folder);
+    position.measured = {.note = *note, .objects = *std::move(found)};
   }
   return position;
 }
@@ -72,11 +99,15 @@ Status commit(JobFolder& folder, const Position& position) {
   Manifest records;
   records.tensors = position.records;
   json["records"] = records.to_json();
-  Json states = Json::array();
-  for (const Hash128& state : position.states) states.push_back(Json(state.hex()));
-  json["states"] = std::move(states);
+  json["states"] = object_list(position.states);
+  if (!position.measured.note.is_null()) {
+    Json& measured = json["measured"] = Json::object();
+    measured["note"] = position.measured.note;
+    measured["objects"] = object_list(position.measured.objects);
+  }
   json["output"] = position.output;
   std::vector<Hash128> objects = position.states;
+  objects.insert(objects.end(), position.measured.objects.begin(), position.measured.objects.end());
   for (const Json& block : position.blocks.items())
     objects.push_back(*Hash128::from_hex(block.find("object")->as_string()));
   return folder.commit(std::move(json), std::move(objects));
@@ -160,6 +191,17 @@ Result<Json> job_decision(const JobFolder& folder) {
 Status commit_decision(JobFolder& folder, Json decision) {
   PARE_TRY(Position position, read_position(folder));
   position.decision = std::move(decision);
+  return commit(folder, position);
+}
+
+Result<JobMeasurement> job_measurement(const JobFolder& folder) {
+  PARE_TRY(Position position, read_position(folder));
+  return std::move(position.measured);
+}
+
+Status commit_measurement(JobFolder& folder, JobMeasurement measurement) {
+  PARE_TRY(Position position, read_position(folder));
+  position.measured = std::move(measurement);
   return commit(folder, position);
 }
 

@@ -57,6 +57,15 @@ struct BlockJobResult {
 Result<Json> job_decision(const JobFolder& folder);
 Status commit_decision(JobFolder& folder, Json decision);
 
+// What was measured on the whole model before anything was changed, whole or as far as it got: a note, and
+// the objects that hold the numbers. Kept in every position from then on. Null before that.
+struct JobMeasurement {
+  Json note;
+  std::vector<Hash128> objects;
+};
+Result<JobMeasurement> job_measurement(const JobFolder& folder);
+Status commit_measurement(JobFolder& folder, JobMeasurement measurement);
+
 // The checksum of the output, committed just before it appears; empty before that. A resumed job knows by it
 // that a file under the final name is its own.
 Result<std::string> job_output(const JobFolder& folder);

@@ -7,6 +7,7 @@
 #include "cli/prune_summary.h"
 #include "engine/core/progress.h"
 #include "engine/core/text.h"
+#include "prune/gradient_job.h"
 #include "quantize/joint_rounder.h"
 
 namespace pare::cli {
@@ -22,7 +23,9 @@ class PruneCommand final : public JobCommand {
         job_(std::move(job)),
         targets_(std::move(targets)),
         plan_(planned_bytes()),
-        planned_(std::move(planned)) {}
+        planned_(std::move(planned)) {
+    if (settings_.gradient) gradients_.emplace(job_.model, targets_, *settings_.gradient);
+  }
 
   // The file has channel norms and no second moments.
   void use_norms_only() { norms_only_ = true; }
@@ -32,7 +35,10 @@ class PruneCommand final : public JobCommand {
   BlockJob& job() override { return job_; }
   uint64_t expected_bytes() const override { return plan_.output_bytes; }
   uint64_t peak_memory_bytes(int64_t context) const override {
-    return pipeline_floor_bytes(*planned_, context, false);
+    const uint64_t blocks = pipeline_floor_bytes(*planned_, context, false);
+    if (!gradients_) return blocks;
+    const auto gradients = gradients_->planned_bytes(job_.source, context);
+    return gradients ? std::max(blocks, *gradients) : blocks;
   }
 
   void print_plan(int64_t context) const override {
@@ -50,9 +56,11 @@ class PruneCommand final : public JobCommand {
 
   Status decide(JobFolder& folder) override {
     planned_.reset();
+    if (gradients_) PARE_CHECK(measure_gradients(folder));
     if (arguments_.allocation == "uniform") return {};
     PARE_TRY(const Json decided, job_decision(folder));
     if (!decided.is_null()) return read_decision(decided, folder);
+    if (is_one_cut()) return decide_counts(folder);
     PARE_TRY(targets_, chosen_targets(folder));
     plan_ = planned_bytes();
     Json decision = Json::object();
@@ -71,6 +79,12 @@ class PruneCommand final : public JobCommand {
       PARE_TRY(const RounderFactory rounder, joint_rounder(*settings_.scheme, arguments_.clamp));
       options.rounder = [rounder](const TensorSpec&) { return rounder; };
     }
+    if (gradients_) {
+      options.scores = [this](const TensorSpec& spec, const Tensor& weight) {
+        return gradients_->scores(spec, weight);
+      };
+    }
+    options.counts = counts_;
     PruneStep step(job_.model, targets_, std::move(options));
     return run_blocks(job_, step, folder);
   }
@@ -113,7 +127,7 @@ class PruneCommand final : public JobCommand {
   PrunePlan planned_bytes() const {
     PrunePlan plan = plan_pruning(*job_.source, job_.model, targets_, settings_.is_compact);
     for (size_t i = 0; i < targets_.size(); ++i) {
-      if (!targets_[i]) continue;
+      if (!targets_[i] || (is_one_cut() && !shares_cut(i))) continue;
       const TensorSpec& spec = job_.model.tensors[i];
       const int64_t rank = std::min({settings_.prune.repair_rank, spec.out(), spec.in()});
       plan.output_bytes += uint64_t(2 * rank * (spec.out() + spec.in()));
@@ -130,12 +144,46 @@ class PruneCommand final : public JobCommand {
     return {};
   }
 
+  // Gradients are of the model as it came.
+  Status measure_gradients(JobFolder& folder) {
+    if (folder.generation() == 0) PARE_CHECK(check_inputs(*job_.source, job_.model, {}));
+    PARE_CHECK(check_dense());
+    Progress progress("gradients", job_.windows.samples, "windows");
+    int64_t shown = 0;
+    LossGradientOptions options;
+    options.window_done = [&](int64_t windows) {
+      progress.advance(windows - shown);
+      shown = windows;
+    };
+    return gradients_->measure(job_, options, folder);
+  }
+
+  // One cut over the scores of all matrices: what is decided are numbers of weights.
+  bool is_one_cut() const { return gradients_ && arguments_.allocation == "global"; }
+  // What --set names keeps its value.
+  bool shares_cut(size_t tensor) const {
+    return targets_[tensor] && *targets_[tensor] == settings_.selection.target;
+  }
+
+  Status decide_counts(JobFolder& folder) {
+    SparsityList cut = targets_;
+    for (size_t i = 0; i < cut.size(); ++i)
+      if (!shares_cut(i)) cut[i].reset();
+    PARE_TRY(const std::vector<int64_t> counts, gradients_->counts(*job_.source, job_.model, cut));
+    Json decision = Json::object();
+    for (size_t i = 0; i < cut.size(); ++i)
+      if (cut[i]) decision[job_.model.tensors[i].name] = Json(counts[i]);
+    PARE_CHECK(commit_decision(folder, decision));
+    return read_decision(decision, folder);
+  }
+
   Status read_decision(const Json& decided, const JobFolder& folder) {
     for (size_t i = 0; i < targets_.size(); ++i) {
-      if (!targets_[i]) continue;
-      const Json* value = decided.find(job_.model.tensors[i].name);
-      if (value == nullptr || !value->is_integer() || value->as_int() < 0 ||
-          value->as_int() > Sparsity::kWhole) {
+      if (!targets_[i] || (is_one_cut() && !shares_cut(i))) continue;
+      const TensorSpec& spec = job_.model.tensors[i];
+      const Json* value = decided.find(spec.name);
+      const int64_t most = is_one_cut() ? spec.shape.numel() : Sparsity::kWhole;
+      if (value == nullptr || !value->is_integer() || value->as_int() < 0 || value->as_int() > most) {
         return Error{.exit = Exit::malformed,
                      .rule = {},
                      .path = folder.path(),
@@ -144,7 +192,12 @@ class PruneCommand final : public JobCommand {
                      .got = {},
                      .limit = {}};
       }
-      targets_[i]->sparsity.millionths = value->as_int();
+      if (is_one_cut()) {
+        counts_[spec.name] = value->as_int();
+        targets_[i]->sparsity = Sparsity::of(double(value->as_int()) / double(most));
+      } else {
+        targets_[i]->sparsity.millionths = value->as_int();
+      }
     }
     plan_ = planned_bytes();
     return {};
@@ -173,6 +226,8 @@ class PruneCommand final : public JobCommand {
   SparsityList targets_;
   PrunePlan plan_;
   std::unique_ptr<Model> planned_;  // until the work begins
+  std::optional<GradientJob> gradients_;
+  std::map<std::string, int64_t, std::less<>> counts_;  // of one cut over all matrices
   uint64_t weight_bytes_ = 0;
   bool norms_only_ = false;
 };

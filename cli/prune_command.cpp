@@ -104,7 +104,7 @@ namespace {
 // Options for single weights say nothing about whole units.
 Status check_structured_alone(const CLI::App& verb, const StructuredArguments& structured) {
   if (!is_structured(structured)) return {};
-  for (const char* option : {"--method", "--allocation", "--scheme", "--form"}) {
+  for (const char* option : {"--method", "--taylor-form", "--allocation", "--scheme", "--form"}) {
     if (verb.count(option) > 0)
       return contradiction(option, "is about single weights; whole units are chosen by --importance",
                            "--structure");

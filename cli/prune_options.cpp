@@ -15,16 +15,23 @@ Status check_combination(const PruneArguments& arguments, const PruneSettings& s
   const bool has_data = !arguments.data.empty() || !arguments.statistics.empty();
   const PruneMethod method = settings.prune.method;
   const SparsityPattern::Kind kind = settings.selection.target.pattern.kind;
+  const bool is_gradient = uses_gradients(method);
+  if (is_gradient && arguments.data.empty())
+    return contradiction("--method", "needs gradients of the loss on text; give --data FILE",
+                         arguments.method);
+  if (method != PruneMethod::taylor && !arguments.taylor_form.empty())
+    return contradiction("--taylor-form", "belongs to --method taylor", arguments.method);
   if (method != PruneMethod::magnitude && !has_data)
     return contradiction("--method", "needs calibration data; give --data FILE", arguments.method);
   if (arguments.allocation != "uniform") {
     if (kind == SparsityPattern::Kind::n_of_m)
       return contradiction("--allocation", "an N:M pattern removes the same share everywhere",
                            arguments.allocation);
-    const bool by_data = arguments.allocation == "owl" || method != PruneMethod::magnitude;
+    const bool is_cut = arguments.allocation == "global" && (is_gradient || method == PruneMethod::magnitude);
+    const bool by_data = !is_cut || is_gradient;
     if (by_data && arguments.data.empty())
       return contradiction("--allocation", "needs calibration data; give --data FILE", arguments.allocation);
-    if (!by_data && (kind != SparsityPattern::Kind::unstructured || arguments.scope == "row"))
+    if (is_cut && (kind != SparsityPattern::Kind::unstructured || arguments.scope == "row"))
       return contradiction("--allocation", "one cut over all matrices is unstructured", arguments.sparsity);
     if (!by_data && has_data)
       return contradiction("--allocation", "a global cut by magnitude uses no data", arguments.allocation);
@@ -60,6 +67,11 @@ Result<PruneSettings> prune_settings(const PruneArguments& arguments) {
     settings.selection.overrides.push_back(std::move(rule));
   }
   PARE_CHECK(check_combination(arguments, settings));
+  if (settings.prune.method == PruneMethod::fisher) settings.gradient = GradientScore::fisher;
+  if (settings.prune.method == PruneMethod::taylor) {
+    PARE_TRY(settings.gradient,
+             parse_taylor_form(arguments.taylor_form.empty() ? "per-sample" : arguments.taylor_form));
+  }
   const bool is_wanda = settings.prune.method == PruneMethod::wanda;
   settings.prune.scope = arguments.scope.empty()    ? (is_wanda ? Scope::row : Scope::layer)
                          : arguments.scope == "row" ? Scope::row
@@ -102,7 +114,9 @@ bool is_calibrated(const PruneArguments& arguments, const PruneSettings& setting
 
 Json canonical_options(const PruneArguments& arguments, const PruneSettings& settings) {
   Json json = Json::object();
-  json["method"] = arguments.method;
+  json["method"] = std::string(prune_method_name(settings.prune.method));
+  if (settings.prune.method == PruneMethod::taylor)
+    json["taylor_form"] = std::string(gradient_score_name(*settings.gradient));
   json["sparsity"] = settings.selection.target.text();
   json["allocation"] = arguments.allocation;
   json["scope"] = settings.prune.scope == Scope::row ? "row" : "layer";
@@ -154,10 +168,10 @@ void add_selection_options(CLI::App& verb, PruneArguments& arguments) {
 
 void add_method_options(CLI::App& verb, PruneArguments& arguments) {
   const char* group = "Method";
-  verb.add_option(
-          "--allocation", arguments.allocation,
-          "how the share is spread: uniform; owl (blocks with outliers keep more); global (magnitude: "
-          "one cut over all matrices; else by the measured divergence of the model's output)")
+  verb.add_option("--allocation", arguments.allocation,
+                  "how the share is spread: uniform; owl (blocks with outliers keep more); global "
+                  "(magnitude, taylor, "
+                  "fisher: one cut over all matrices; else by the measured divergence of the model's output)")
       ->check(CLI::IsMember({"uniform", "owl", "global"}))
       ->capture_default_str()
       ->type_name("RULE")
@@ -167,6 +181,12 @@ void add_method_options(CLI::App& verb, PruneArguments& arguments) {
                   "sparsegpt within --block-size columns)")
       ->check(CLI::IsMember({"row", "layer"}))
       ->type_name("SCOPE")
+      ->group(group);
+  verb.add_option(
+          "--taylor-form", arguments.taylor_form,
+          "first (|w g|), per-sample (the same in each window; default), mixed (with the second order)")
+      ->check(CLI::IsMember({"first", "per-sample", "mixed"}))
+      ->type_name("FORM")
       ->group(group);
   verb.add_option("--normalise", arguments.normalise,
                   "scores of a global cut by magnitude: none, rms (relative to the matrix), lamp")
@@ -238,8 +258,8 @@ void add_low_rank_options(CLI::App& verb, PruneArguments& arguments) {
           ->type_name("RANK")
           ->group(group);
   option->excludes(repair);
-  for (const char* other : {"--method", "--sparsity", "--allocation", "--scope", "--normalise", "--set",
-                            "--calibrate", "--scheme", "--form"})
+  for (const char* other : {"--method", "--sparsity", "--allocation", "--scope", "--normalise",
+                            "--taylor-form", "--set", "--calibrate", "--scheme", "--form"})
     option->excludes(verb.get_option(other));
 }
 
@@ -250,7 +270,8 @@ void add_prune_options(CLI::App& verb, PruneArguments& arguments) {
   verb.add_option(
           "--method", arguments.method,
           "what goes: magnitude (smallest weights), wanda (weight times input norm), sparsegpt (least "
-          "error, the others make up for it)")
+          "error, the others make up for it), taylor (weight times gradient of the loss), fisher or obd "
+          "(its second order)")
       ->capture_default_str()
       ->type_name("METHOD");
   verb.add_option("--sparsity", arguments.sparsity,

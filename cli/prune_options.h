@@ -8,6 +8,7 @@
 #include "cli/job_arguments.h"
 #include "cli/prune_structured.h"
 #include "engine/tensor/quant_scheme.h"
+#include "prune/gradient_scores.h"
 #include "prune/prune_step.h"
 #include "prune/prune_stream.h"
 #include "prune/sensitivity.h"
@@ -20,6 +21,7 @@ struct PruneArguments : JobArguments {
   std::string allocation = "uniform";  // uniform, owl, global
   std::string scope;                   // row, layer; empty: of the method
   std::string normalise = "none";      // of a global cut by magnitude
+  std::string taylor_form;             // first, per-sample, mixed; empty: per-sample
   double owl_threshold = 5.0, owl_lambda = 0.08;
   std::vector<std::string> include, exclude, overrides;
   double damping = 0.01;
@@ -41,7 +43,8 @@ struct PruneSettings {
   PruneStreamOptions stream;
   OwlOptions owl;
   std::optional<QuantScheme> scheme;
-  bool is_compact = false;  // sparse forms where they are smaller
+  std::optional<GradientScore> gradient;  // of taylor and fisher
+  bool is_compact = false;                // sparse forms where they are smaller
 };
 Result<PruneSettings> prune_settings(const PruneArguments& arguments);
 

@@ -1,10 +1,13 @@
 #include "cli/prune_structured.h"
 
+#include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "cli/job_run.h"
 #include "cli/model_argument.h"
 #include "cli/prune_structured_plan.h"
+#include "engine/core/progress.h"
 #include "evaluate/linear_time.h"
 
 namespace pare::cli {
@@ -31,7 +34,9 @@ class StructuredCommand final : public JobCommand {
     const auto planned = Model::open(job_.source, Device::cpu());
     if (!planned) return 0;  // opened again, with its error, when the work begins
     const bool two = job_.options.match_original || job_.options.sizes.hidden < job_.model.config.hidden_size;
-    return pipeline_floor_bytes(**planned, context, two && job_.options.repair);
+    const uint64_t blocks = pipeline_floor_bytes(**planned, context, two && job_.options.repair);
+    const auto gradients = gradient_bytes(job_, context);
+    return gradients ? std::max(blocks, *gradients) : blocks;
   }
   void print_plan(int64_t context) const override {
     static_cast<void>(context);
@@ -50,7 +55,15 @@ class StructuredCommand final : public JobCommand {
       return contradiction("--importance", "activations have to be seen; give --data, or --importance weight",
                            "no --data");
     }
+    std::optional<Progress> progress;
+    int64_t shown = 0;
+    job_.options.gradients.window_done = [&](int64_t windows) {
+      if (!progress) progress.emplace("gradients", job_.windows.samples, "windows");
+      progress->advance(windows - shown);
+      shown = windows;
+    };
     PARE_CHECK(decide_units(job_, folder));
+    job_.options.gradients = {};
     outcome_ = outcome_of(*job_.source, job_.model, job_.options.sizes);
     return {};
   }
@@ -106,6 +119,10 @@ Result<Exit> run_structured_prune(const JobArguments& job, const StructuredArgum
   PARE_TRY(const ModelDescription model, describe_model(*source));
   const bool has_data = !job.data.empty() || !job.statistics.empty();
   PARE_TRY(StructuredPlan plan, plan_structured(arguments, *source, model, has_data));
+  const bool by_gradients = !chosen_by_gradients(plan.options, model.config).empty();
+  if (by_gradients && job.data.empty())
+    return contradiction("--importance", "needs gradients of the loss on text; give --data FILE",
+                         arguments.importance);
   if (!has_data && needs_data(plan.options, model.config))
     return contradiction("--importance", "activations have to be seen; give --data, or --importance weight",
                          "no --data");

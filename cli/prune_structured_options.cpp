@@ -13,7 +13,9 @@ void add_structured_options(CLI::App& verb, StructuredArguments& arguments) {
       ->type_name("LIST")
       ->group(group);
   verb.add_option("--importance", arguments.importance,
-                  "score of a unit: weight, activation, weighted, obs, eigen; layers: influence, loss")
+                  "score of a unit: weight, activation, weighted, obs, eigen, taylor, fisher; layers: "
+                  "influence, loss, "
+                  "taylor, fisher")
       ->type_name("SCORE")
       ->group(group);
   verb.add_option("--params", arguments.params, "at most so many parameters: 100M, 1.5B")

@@ -75,13 +75,16 @@ Status set_scores(const StructuredArguments& arguments, bool has_data, Structure
   if (is_of_layers && !has_layers)
     return bad_value("--importance", arguments.importance,
                      "a score of units; influence and loss are of layers");
-  if (!is_of_layers && has_layers && !has_others && score != UnitScore::weight)
-    return bad_value("--importance", arguments.importance, "a score of layers: influence, loss, weight");
+  const bool is_of_all = score == UnitScore::weight || uses_gradients(score);
+  if (!is_of_layers && has_layers && !has_others && !is_of_all)
+    return bad_value("--importance", arguments.importance,
+                     "a score of layers: influence, loss, weight, taylor, fisher");
   if (is_of_layers) {
     options.layer_score = score;
   } else {
     options.mlp_score = options.head_score = options.hidden_score = options.expert_score = score;
     if (score == UnitScore::weight && (!has_others || !has_data)) options.layer_score = score;
+    if (uses_gradients(score)) options.layer_score = score;
   }
   return {};
 }

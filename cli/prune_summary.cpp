@@ -42,6 +42,12 @@ std::string last_line(const Manifest& manifest) {
   return line + std::to_string(dead) + " dead columns";
 }
 
+std::string method_text(const PruneSettings& settings) {
+  const auto name = std::string(prune_method_name(settings.prune.method));
+  if (settings.prune.method != PruneMethod::taylor) return name;
+  return name + " (" + std::string(gradient_score_name(*settings.gradient)) + ")";
+}
+
 // The range, when sparsities differ.
 void print_range(const Manifest& manifest) {
   bool differ = false;
@@ -87,7 +93,9 @@ Json prune_json(const PruneArguments& arguments, const PruneSettings& settings, 
   json["dry_run"] = arguments.dry_run;
   json["model"] = source.path();
   json["output"] = arguments.output.path;
-  json["method"] = arguments.method;
+  json["method"] = std::string(prune_method_name(settings.prune.method));
+  if (settings.prune.method == PruneMethod::taylor)
+    json["taylor_form"] = std::string(gradient_score_name(*settings.gradient));
   json["sparsity"] = settings.selection.target.text();
   json["allocation"] = arguments.allocation;
   json["pruned_tensors"] = Json(plan.pruned_tensors);
@@ -118,7 +126,7 @@ void print_prune_plan(const PruneArguments& arguments, const PruneSettings& sett
   print_line(arguments.model + " -> " + arguments.output.path);
   const double share = double(plan.removed_parameters) / double(std::max<int64_t>(1, plan.parameters));
   print_line("  " + std::to_string(plan.pruned_tensors) + " matrices lose " +
-             settings.selection.target.text() + " by " + arguments.method + ", " + arguments.allocation +
+             settings.selection.target.text() + " by " + method_text(settings) + ", " + arguments.allocation +
              (settings.scheme ? ", rounded to " + settings.scheme->text() : "") +
              (arguments.overrides.empty() ? "" : " (with exceptions)") + "; " +
              std::to_string(plan.kept_tensors) + " tensors kept");

@@ -17,7 +17,10 @@ namespace {
 
 constexpr std::pair<PruneMethod, std::string_view> kMethods[] = {{PruneMethod::magnitude, "magnitude"},
                                                                  {PruneMethod::wanda, "wanda"},
-                                                                 {PruneMethod::sparsegpt, "sparsegpt"}};
+                                                                 {PruneMethod::sparsegpt, "sparsegpt"},
+                                                                 {PruneMethod::taylor, "taylor"},
+                                                                 {PruneMethod::fisher, "fisher"}};
+constexpr const char* kMethodList = "magnitude, wanda, sparsegpt, taylor, fisher";
 
 // The norms of the inputs: roots of the diagonal of the second moment, or of the sums of squares.
 std::vector<float> input_norms(const SiteStatistics& statistics) {
@@ -79,25 +82,19 @@ std::string_view prune_method_name(PruneMethod method) {
 Result<PruneMethod> parse_prune_method(std::string_view name) {
   for (const auto& [value, text] : kMethods)
     if (text == name) return value;
-  for (const std::string_view gradient : {"taylor", "fisher", "obd", "gradient"}) {
-    if (name != gradient) continue;
-    return Error{.exit = Exit::unsupported,
-                 .rule = "RC08",
-                 .path = "--method",
-                 .where = {},
-                 .what = "needs gradients of the loss, which this version cannot compute",
-                 .got = quote(name),
-                 .limit = "magnitude, wanda, sparsegpt",
-                 .limit_label = "available"};
-  }
+  if (name == "obd") return PruneMethod::fisher;
   return Error{.exit = Exit::usage,
                .rule = "CL06",
                .path = "--method",
                .where = {},
                .what = "not a method of pruning",
                .got = quote(name),
-               .limit = "magnitude, wanda, sparsegpt",
+               .limit = kMethodList,
                .limit_label = "expected"};
+}
+
+bool uses_gradients(PruneMethod method) {
+  return method == PruneMethod::taylor || method == PruneMethod::fisher;
 }
 
 namespace {
@@ -272,8 +269,35 @@ Status PruneStep::prune_site(BlockEdit& block, const StageInput& input) {
   return {};
 }
 
+Result<Mask> PruneStep::chosen_mask(const BlockEdit& block, const TensorSpec& spec, const Tensor& weight,
+                                    const SiteStatistics& statistics, std::string& fallback) const {
+  Tensor scores;
+  if (fallback.empty() && options_.method == PruneMethod::wanda) {
+    PARE_TRY(scores, wanda_scores(weight, input_norms(statistics)));
+  }
+  if (fallback.empty() && uses_gradients(options_.method)) {
+    PARE_TRY(scores, options_.scores(spec, weight));
+    PARE_TRY(const Tensor magnitudes, magnitude_scores(weight));
+    if (score_sum(scores) == 0.0 && score_sum(magnitudes) > 0.0) {
+      if (!options_.allow_fallback)
+        return numeric(block, "NU10", quote(spec.name),
+                       "the loss does not depend on this matrix (an expert that no token chose?); give more "
+                       "--samples, or --allow-fallback to prune it by magnitude",
+                       "gradient 0");
+      fallback = "the gradient of the loss was zero";
+      scores = Tensor();
+    }
+  }
+  if (!scores.defined()) {
+    PARE_TRY(scores, magnitude_scores(weight));
+  }
+  if (const auto count = options_.counts.find(spec.name); count != options_.counts.end())
+    return select_matrix(scores, count->second);
+  return select_weights(scores, *target_of(spec), options_.scope, spec.name);
+}
+
 Status PruneStep::prune_linear(BlockEdit& block, const TensorSpec& spec, const SiteStatistics& statistics,
-                               const HessianFactor* factor, const std::string& fallback) {
+                               const HessianFactor* factor, std::string fallback) {
   const PruneTarget& target = *target_of(spec);
   const Tensor& moment = statistics.second_moment;
   const bool is_starved = spec.expert >= 0 && statistics.tokens < kStarvedTokens;
@@ -299,10 +323,7 @@ Status PruneStep::prune_linear(BlockEdit& block, const TensorSpec& spec, const S
     mask = std::move(swept->mask);
     pruned = std::move(swept->weight);
   } else {
-    const bool by_inputs = options_.method == PruneMethod::wanda && fallback.empty();
-    PARE_TRY(const Tensor scores,
-             by_inputs ? wanda_scores(weight, input_norms(statistics)) : magnitude_scores(weight));
-    PARE_TRY(mask, select_weights(scores, target, options_.scope, spec.name));
+    PARE_TRY(mask, chosen_mask(block, spec, weight, statistics, fallback));
     PARE_TRY(pruned, Tensor::allocate(DType::f32, weight.shape()));
     std::memcpy(pruned.mutable_raw(), weight.raw(), weight.size_bytes());
     mask->apply(pruned);
@@ -316,6 +337,8 @@ Status PruneStep::prune_linear(BlockEdit& block, const TensorSpec& spec, const S
   }
   TensorRecord record = pruned_record(spec, target, prune_method_name(options_.method), mask->kept_count(),
                                       weight_change(weight, pruned));
+  if (const auto count = options_.counts.find(spec.name); count != options_.counts.end())
+    record.extra["sparsity_asked"] = double(count->second) / double(weight.numel());
   if (moment.defined()) {
     PARE_TRY(const double error, relative_output_error(weight, pruned, moment));
     record.extra["output_error"] = error;

@@ -17,10 +17,11 @@
 
 namespace pare {
 
-enum class PruneMethod : uint8_t { magnitude, wanda, sparsegpt };
+enum class PruneMethod : uint8_t { magnitude, wanda, sparsegpt, taylor, fisher };
 std::string_view prune_method_name(PruneMethod method);
-// Exit 4 for methods that need gradients, which this version does not have; 2 with the list for unknown
-// words.
+// Scores come from gradients of the loss (gradient_scores.h).
+bool uses_gradients(PruneMethod method);
+// "obd" is another name of fisher. Exit 2 with the list.
 Result<PruneMethod> parse_prune_method(std::string_view name);
 
 struct PruneOptions {
@@ -28,6 +29,10 @@ struct PruneOptions {
   Scope scope = Scope::row;
   HessianOptions hessian{.damping = 0.01, .max_retries = 5, .act_order = false};
   SparseGptOptions sparsegpt;
+  // Of taylor and fisher: the scores of a matrix of the unchanged model; weight f32 [out, in].
+  std::function<Result<Tensor>(const TensorSpec& spec, const Tensor& weight)> scores;
+  // Weights that a cut over all matrices takes from each, by name; empty: what the targets say.
+  std::map<std::string, int64_t, std::less<>> counts;
   // All statistics of a block from before its pruning, as the published code of Wanda and SparseGPT takes
   // them; else those of each site come from the pruned parts before it.
   bool whole_block = false;
@@ -62,7 +67,10 @@ class PruneStep final : public JobStep {
   bool has_work(int block, Site site) const;
   Status prune_site(BlockEdit& block, const StageInput& input);
   Status prune_linear(BlockEdit& block, const TensorSpec& spec, const SiteStatistics& statistics,
-                      const HessianFactor* factor, const std::string& fallback);
+                      const HessianFactor* factor, std::string fallback);
+  // Of methods that only choose. `fallback`: why it is by magnitude, set where gradients say nothing.
+  Result<Mask> chosen_mask(const BlockEdit& block, const TensorSpec& spec, const Tensor& weight,
+                           const SiteStatistics& statistics, std::string& fallback) const;
   Status store(BlockEdit& block, const TensorSpec& spec, const Tensor& weight, const Tensor& moment,
                WeightData data, TensorRecord record);
 

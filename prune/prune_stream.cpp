@@ -114,6 +114,12 @@ Result<std::vector<int64_t>> global_counts(const WeightSource& source, const Mod
     source.release(model.tensors[i].name);
     return scores;
   };
+  return global_counts(model, targets, scores_of);
+}
+
+Result<std::vector<int64_t>> global_counts(const ModelDescription& model,
+                                           const std::vector<std::optional<PruneTarget>>& targets,
+                                           const std::function<Result<Tensor>(size_t tensor)>& scores_of) {
   const auto span_of = [](const Tensor& scores) {
     return std::span(scores.data<float>(), size_t(scores.numel()));
   };

@@ -43,6 +43,10 @@ struct PruneStreamOptions {
 Result<std::vector<int64_t>> global_counts(const WeightSource& source, const ModelDescription& model,
                                            const std::vector<std::optional<PruneTarget>>& targets,
                                            Normalisation normalisation);
+// The same by any scores: scores_of(i) gives those of tensor i, f32 [out, in], as often as it is asked.
+Result<std::vector<int64_t>> global_counts(const ModelDescription& model,
+                                           const std::vector<std::optional<PruneTarget>>& targets,
+                                           const std::function<Result<Tensor>(size_t tensor)>& scores_of);
 
 // Prunes or copies every tensor of `model` in its order and records each in `manifest.tensors`. `advance` is
 // called after each tensor with the bytes read. Exit 4 (CF12) for a tensor with codes, 7 (NU01, NU02, NU15).

@@ -67,6 +67,9 @@ struct TrainingForm {
   bool train_embeddings = true;  // embedding and head
   bool train_norms = true;       // norms and biases
   bool train_matrices = true;
+  // Which tensors are trained, by name, in place of the three flags above; empty: by the flags. What is not
+  // trained keeps its stored type and has no gradient.
+  std::function<bool(const std::string& name)> trains{};
   // A transform for a matrix of a block, or null for none. master f32 [out, in].
   std::function<Result<std::unique_ptr<WeightTransform>>(const std::string& name, const Tensor& master)>
       transform{};

@@ -240,7 +240,8 @@ Result<std::shared_ptr<WeightTraining>> make_weight_training(const TensorSpec& s
                                                              TrainingSet& set) {
   const TrainingForm& form = set.form;
   const bool in_block = spec.is_linear;
-  if (in_block ? !form.train_matrices && form.lora_rank == 0 : !form.train_embeddings)
+  if (form.trains ? !form.trains(spec.name)
+                  : (in_block ? !form.train_matrices && form.lora_rank == 0 : !form.train_embeddings))
     return std::shared_ptr<WeightTraining>();
   auto training = std::make_shared<WeightTraining>();
   training->transposed = spec.transposed;
@@ -288,7 +289,7 @@ Result<std::shared_ptr<Parameter>> make_vector_training(const std::string& name,
   PARE_TRY(Tensor master, Tensor::allocate(DType::f32, value.shape(), value.device()));
   std::memcpy(master.mutable_raw(), value.raw(), value.size_bytes());
   PARE_TRY(std::shared_ptr<Parameter> parameter, Parameter::make(name, kind, std::move(master)));
-  if (!set.form.train_norms) return std::shared_ptr<Parameter>();
+  if (set.form.trains ? !set.form.trains(name) : !set.form.train_norms) return std::shared_ptr<Parameter>();
   set.parameters.push_back(parameter);
   set.vectors[name] = parameter;
   return parameter;

@@ -14,12 +14,12 @@
 
 namespace pare {
 
-// What a score has to see at the site; nothing for `weight`.
+// What a score has to see at the site; nothing for those that do not come from activations.
 StatisticSet statistics_for(UnitScore score);
 
 // consumers: f32 [out, channels], all linears that read the site. damping: share of the mean diagonal of the
 // second moment. Scores are at least 0; exit 7 (NU08, NU09) when the second moment cannot be factored, with
-// `where`. Asserts that the score is not weight, influence or loss.
+// `where`. Asserts that the score is one of a site.
 Result<std::vector<double>> unit_scores(UnitScore score, const SiteStatistics& statistics,
                                         std::span<const Tensor> consumers, int64_t width, double damping,
                                         const std::string& where);

@@ -108,7 +108,7 @@ Status StructuredStep::choose(BlockEdit& block, Site site, const SiteStatistics*
   const UnitScore score = is_mlp ? options_.mlp_score : options_.head_score;
   const std::string where = fmt::format("block {} {}", index, site_name(site));
   std::vector<Tensor> consumers;
-  if (score != UnitScore::weight) {
+  if (score != UnitScore::weight && !uses_gradients(score)) {
     PARE_TRY(Tensor weight, block.values(*block.find(consumer_of(site))));
     consumers.push_back(std::move(weight));
   }
@@ -122,6 +122,11 @@ Status StructuredStep::choose(BlockEdit& block, Site site, const SiteStatistics*
           scores[query * scores.size() / queries.size()] += queries[query];
       }
       for (double& value : scores) value = std::sqrt(value);
+    } else if (uses_gradients(score)) {
+      scores = options_.measured(kind == UnitKind::channel   ? UnitSum::channel
+                                 : kind == UnitKind::kv_head ? UnitSum::kv_group
+                                                             : UnitSum::query_head,
+                                 index);
     } else {
       PARE_TRY(scores, unit_scores(score, *statistics, consumers, width, options_.damping, where));
     }

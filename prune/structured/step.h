@@ -5,12 +5,14 @@
 // that runs is the one that SlicedSource cuts out afterwards. Which units stay is a note of each block.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <vector>
 
 #include "calibrate/block_job.h"
 #include "prune/structured/structure.h"
+#include "prune/structured/unit_gradients.h"
 #include "prune/structured/units.h"
 
 namespace pare {
@@ -23,6 +25,8 @@ struct StepOptions {
   bool repair = false;
   bool match_original = false;  // repair towards what the original model's linears gave
   double damping = 0.01;
+  // Scores that were measured on the whole model, for taylor and fisher.
+  std::function<std::vector<double>(UnitSum kind, int block)> measured;
   bool has_data = true;  // false: scores by weight alone, nothing is collected
   // The model before its hidden size was cut: linears that read the residual stream are fitted again to what
   // they gave there. Names are the same.

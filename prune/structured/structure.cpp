@@ -18,7 +18,7 @@ constexpr std::array<std::pair<std::string_view, Structure>, 6> kStructures = {{
     {"experts", Structure::experts},
 }};
 
-constexpr std::array<std::pair<std::string_view, UnitScore>, 7> kScores = {{
+constexpr std::array<std::pair<std::string_view, UnitScore>, 9> kScores = {{
     {"weight", UnitScore::weight},
     {"activation", UnitScore::activation},
     {"weighted", UnitScore::weighted},
@@ -26,6 +26,8 @@ constexpr std::array<std::pair<std::string_view, UnitScore>, 7> kScores = {{
     {"eigen", UnitScore::eigen},
     {"influence", UnitScore::influence},
     {"loss", UnitScore::loss},
+    {"taylor", UnitScore::taylor},
+    {"fisher", UnitScore::fisher},
 }};
 
 template <typename Rows>
@@ -74,16 +76,6 @@ std::string_view unit_score_name(UnitScore score) {
 Result<UnitScore> parse_unit_score(std::string_view text) {
   for (const auto& [name, score] : kScores)
     if (name == text) return score;
-  if (text == "taylor" || text == "fisher") {
-    return Error{.exit = Exit::unsupported,
-                 .rule = {},
-                 .path = "--importance",
-                 .where = {},
-                 .what = "needs gradients of the loss, and pare has no backward pass yet",
-                 .got = std::string(text),
-                 .limit = names_of(kScores),
-                 .limit_label = "expected"};
-  }
   return unknown("--importance", text, names_of(kScores));
 }
 

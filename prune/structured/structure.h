@@ -25,9 +25,11 @@ enum class UnitScore : uint8_t {
   eigen,       // leverage: share of the unit in the principal directions of its site
   influence,   // layers: 1 - cosine between what enters and what leaves
   loss,        // layers: loss without it, measured again after each removal
+  taylor,      // change of the loss to first order (unit_gradients.h)
+  fisher,      // to second order, by the Fisher information
 };
 std::string_view unit_score_name(UnitScore score);
-// Exit 2 with the list; 4 for scores that need gradients.
+// Exit 2 with the list.
 Result<UnitScore> parse_unit_score(std::string_view text);
 
 // How heads are cut where several share keys and values.

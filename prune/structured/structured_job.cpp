@@ -17,6 +17,7 @@
 #include "prune/structured/layer_choice.h"
 #include "prune/structured/select.h"
 #include "prune/structured/sliced_source.h"
+#include "prune/structured/unit_gradients.h"
 #include "prune/structured/vocabulary_files.h"
 
 namespace pare {
@@ -158,7 +159,26 @@ Result<Stages> make_stages(const StructuredJob& job, const Choices& choices) {
   return stages;
 }
 
-StepOptions step_options(const StructuredJob& job, const Choices& choices, const Stages& stages) {
+// Sums for what is chosen by gradients; nothing when nothing is.
+std::optional<UnitGradients> unit_gradients(const StructuredJob& job) {
+  const StructuredOptions& options = job.options;
+  const std::vector<Structure> structures = chosen_by_gradients(options, job.model.config);
+  if (structures.empty()) return std::nullopt;
+  const auto score_of = [&](Structure structure) {
+    return structure == Structure::layers    ? options.layer_score
+           : structure == Structure::hidden  ? options.hidden_score
+           : structure == Structure::experts ? options.expert_score
+           : structure == Structure::heads   ? options.head_score
+                                             : options.mlp_score;
+  };
+  for (const Structure structure : structures)
+    PARE_ASSERT(score_of(structure) == score_of(structures.front()), "[structured] {} by another score",
+                structure_name(structure));
+  return UnitGradients(job.model, structures, score_of(structures.front()));
+}
+
+Result<StepOptions> step_options(const StructuredJob& job, const JobFolder& folder, const Choices& choices,
+                                 const Stages& stages) {
   const StructuredOptions& options = job.options;
   const ModelShape& sizes = choices.sizes;
   const bool is_narrower = sizes.hidden < job.model.config.hidden_size;
@@ -177,6 +197,12 @@ StepOptions step_options(const StructuredJob& job, const Choices& choices, const
   if (is_narrower && step.repair) {
     step.wide = stages.shallow;
     step.hidden = choices.hidden;
+  }
+  if (const auto sums = unit_gradients(job)) {
+    PARE_TRY(const LossGradients values, measured_gradients(folder, sums->size_bytes()));
+    step.measured = [sums = *sums, values, layers = choices.layers](UnitSum kind, int block) {
+      return sums.read(values, kind, int(layers[size_t(block)]));
+    };
   }
   return step;
 }
@@ -215,7 +241,7 @@ Error without_data(const StructuredJob& job, Structure structure, UnitScore scor
                .rule = "CL13",
                .path = job.saved_statistics ? "--statistics" : "--data",
                .where = std::string(structure_name(structure)),
-               .what = "the importance runs activations; give --data",
+               .what = "the importance runs the model; give --data",
                .got = std::string(unit_score_name(score)),
                .limit = {}};
 }
@@ -228,19 +254,24 @@ Status choose_layers(const StructuredJob& job, const JobFolder& folder, Choices&
     return {};
   }
   if (keep == layers) return {};
+  const bool by_gradients = uses_gradients(options.layer_score);
   if (options.layer_score != UnitScore::influence && options.layer_score != UnitScore::loss &&
-      options.layer_score != UnitScore::weight)
+      options.layer_score != UnitScore::weight && !by_gradients)
     return Error{.exit = Exit::unsupported,
                  .rule = {},
                  .path = "--importance",
                  .where = "layers",
                  .what = "not a score of layers",
                  .got = std::string(unit_score_name(options.layer_score)),
-                 .limit = "influence, loss, weight",
+                 .limit = "influence, loss, weight, taylor, fisher",
                  .limit_label = "expected"};
   std::vector<int64_t> candidates = layer_candidates(layers, options.keep_first, options.keep_last);
   std::vector<double> scores;
-  if (options.layer_score == UnitScore::weight) {
+  if (by_gradients) {
+    PARE_TRY(const LossGradients values, measured_gradients(folder, unit_gradients(job)->size_bytes()));
+    for (int layer = 0; layer < int(layers); ++layer)
+      scores.push_back(unit_gradients(job)->read(values, UnitSum::layer, layer).front());
+  } else if (options.layer_score == UnitScore::weight) {
     for (const TensorSpec& spec : job.model.tensors) {
       if (spec.block < 0 || spec.block >= int(layers) || !spec.is_linear) continue;
       scores.resize(size_t(layers), 0.0);
@@ -289,8 +320,15 @@ Status choose_hidden(const StructuredJob& job, const JobFolder& folder, Choices&
     return without_data(job, Structure::hidden, options.hidden_score);
   PARE_TRY(const Stages stages, make_stages(job, choices));
   BlockJob inner = block_job(job, choices, stages);
-  PARE_TRY(const HiddenScores scores,
-           score_hidden(inner, options.hidden_score, options.damping, pipeline_options(job, folder)));
+  const bool by_gradients = uses_gradients(options.hidden_score);
+  // The walk is needed for the energies all the same.
+  PARE_TRY(HiddenScores scores,
+           score_hidden(inner, by_gradients ? UnitScore::activation : options.hidden_score, options.damping,
+                        pipeline_options(job, folder)));
+  if (by_gradients) {
+    PARE_TRY(const LossGradients values, measured_gradients(folder, unit_gradients(job)->size_bytes()));
+    scores.scores = unit_gradients(job)->read(values, UnitSum::hidden, -1);
+  }
   choices.hidden = best_units(scores.scores, options.sizes.hidden);
   if (options.correct_norms) choices.norm_factors = norm_corrections(scores, choices.hidden);
   Json& summary = choices.details["hidden"] = Json::object();
@@ -304,10 +342,17 @@ Status choose_experts(const StructuredJob& job, const JobFolder& folder, Choices
   if (options.sizes.experts == job.model.config.blocks.front().experts) return {};
   if (options.expert_score == UnitScore::activation && job.windows.samples == 0)
     return without_data(job, Structure::experts, options.expert_score);
-  PARE_TRY(const Stages stages, make_stages(job, choices));
-  PARE_TRY(const std::vector<ExpertScores> scores,
-           score_experts(stages.narrow, stages.narrow_model, options.expert_score, job.windows,
-                         pipeline_options(job, folder)));
+  std::vector<ExpertScores> scores;
+  if (uses_gradients(options.expert_score)) {
+    PARE_TRY(const LossGradients values, measured_gradients(folder, unit_gradients(job)->size_bytes()));
+    for (const int64_t layer : choices.layers)
+      scores.push_back(
+          {.scores = unit_gradients(job)->read(values, UnitSum::expert, int(layer)), .tokens = {}});
+  } else {
+    PARE_TRY(const Stages stages, make_stages(job, choices));
+    PARE_TRY(scores, score_experts(stages.narrow, stages.narrow_model, options.expert_score, job.windows,
+                                   pipeline_options(job, folder)));
+  }
   choices.experts = keep_experts(scores, options.sizes.experts);
   choices.details["experts"] = expert_summary(scores);
   return {};
@@ -329,6 +374,28 @@ bool needs_data(const StructuredOptions& options, const ModelConfig& config) {
          (cuts_hidden && options.hidden_score != UnitScore::weight);
 }
 
+std::vector<Structure> chosen_by_gradients(const StructuredOptions& options, const ModelConfig& config) {
+  const BlockConfig& block = config.blocks.front();
+  const ModelShape& sizes = options.sizes;
+  std::vector<Structure> structures;
+  const auto consider = [&](Structure structure, bool is_cut, UnitScore score) {
+    if (is_cut && uses_gradients(score)) structures.push_back(structure);
+  };
+  consider(Structure::layers, sizes.layers < config.block_count() && !options.dropped_layers,
+           options.layer_score);
+  consider(Structure::hidden, sizes.hidden < config.hidden_size, options.hidden_score);
+  consider(Structure::experts, sizes.experts < block.experts, options.expert_score);
+  consider(Structure::heads, sizes.heads < block.heads, options.head_score);
+  consider(Structure::mlp, sizes.intermediate < block.intermediate_size, options.mlp_score);
+  return structures;
+}
+
+Result<uint64_t> gradient_bytes(const StructuredJob& job, int64_t context) {
+  const auto sums = unit_gradients(job);
+  if (!sums) return uint64_t{0};
+  return loss_gradient_bytes(job.source, job.model, context, *sums);
+}
+
 Status decide_units(StructuredJob& job, JobFolder& folder) {
   PARE_TRY(const Json decision, job_decision(folder));
   if (!decision.is_null()) {
@@ -338,6 +405,13 @@ Status decide_units(StructuredJob& job, JobFolder& folder) {
   }
   PARE_CHECK(check_inputs(*job.source, job.model, {}));
   const StructuredOptions& options = job.options;
+  if (auto sums = unit_gradients(job)) {
+    const Structure first = chosen_by_gradients(options, job.model.config).front();
+    if (job.windows.samples == 0)
+      return without_data(job, first, first == Structure::layers ? options.layer_score : options.mlp_score);
+    PARE_TRY(const LossGradients values, measure_loss_gradients(job, options.gradients, *sums, folder));
+    static_cast<void>(values);
+  }
   Choices choices;
   choices.details = Json::object();
   const KeptUnits whole = all_units(job.model.config);
@@ -367,7 +441,8 @@ Result<BlockJobResult> run_structured(const StructuredJob& job, JobFolder& folde
   PARE_TRY(const Choices choices, read_choices(folder, job.model.config));
   PARE_TRY(const Stages stages, make_stages(job, choices));
   const BlockJob inner = block_job(job, choices, stages);
-  StructuredStep step(inner.model, stages.shallow, step_options(job, choices, stages));
+  PARE_TRY(StepOptions options, step_options(job, folder, choices, stages));
+  StructuredStep step(inner.model, stages.shallow, std::move(options));
   return run_blocks(inner, step, folder);
 }
 

@@ -31,7 +31,8 @@ struct StructuredOptions {
   bool cut_vocabulary = false;
   std::vector<uint64_t> token_counts;  // of the corpus that must keep its tokens, by id
   uint64_t min_count = 1;
-  int64_t multiple = 64;  // of the vocabulary
+  int64_t multiple = 64;          // of the vocabulary
+  LossGradientOptions gradients;  // of the run that taylor and fisher take
 };
 
 struct StructuredJob : BlockJob {
@@ -40,6 +41,12 @@ struct StructuredJob : BlockJob {
 
 // True when activations have to be seen (windows or saved statistics).
 bool needs_data(const StructuredOptions& options, const ModelConfig& config);
+
+// What is chosen by gradients of the loss: taylor or fisher, the same for all; empty: nothing is. These
+// scores are of the model as it came, from one run over the windows before anything is chosen.
+std::vector<Structure> chosen_by_gradients(const StructuredOptions& options, const ModelConfig& config);
+// Beyond what is resident, for that run; 0 without one. Exit 3, 4.
+Result<uint64_t> gradient_bytes(const StructuredJob& job, int64_t context);
 
 // Makes and commits the choices for the whole model, or finds them in a resumed job. Weights are checked
 // first (exit 7 NU01, NU02). Sets job.options.sizes to what a resumed job had. Exit 2, 3, 4, 5, 6, 7, 75.

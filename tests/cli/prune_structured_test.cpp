@@ -115,8 +115,9 @@ TEST(PruneStructured, WhatCannotBeIsRefused) {
     EXPECT_THAT(result.error, HasSubstr(said));
     EXPECT_FALSE(std::filesystem::exists(out));
   };
-  refused(4, {"--structure", "mlp", "--sparsity", "0.25", "--importance", "taylor"}, "backward pass");
-  refused(4, {"--structure", "mlp", "--sparsity", "0.25", "--importance", "fisher"}, "backward pass");
+  refused(2, {"--structure", "mlp", "--sparsity", "0.25", "--importance", "taylor"}, "gradients of the loss");
+  refused(2, {"--structure", "layers", "--sparsity", "0.25", "--importance", "eigen"}, "a score of layers");
+  refused(2, {"--structure", "mlp", "--sparsity", "0.25", "--taylor-form", "first"}, "--importance");
   refused(4, {"--structure", "experts", "--sparsity", "0.25"}, "no experts");
   refused(2, {"--structure", "mlp", "--sparsity", "0.25", "--importance", "activation"}, "--data");
   refused(2, {"--structure", "mlp", "--sparsity", "0.25", "--repair"}, "--data");
@@ -128,6 +129,19 @@ TEST(PruneStructured, WhatCannotBeIsRefused) {
   refused(2, {"--structure", "mlp", "--sparsity", "0.25", "--params", "1M"}, "one target");
   refused(7, {"--structure", "mlp", "--sparsity", "1"}, "nothing would be left");
   refused(7, {"--drop-layers", "0,1,2,3"}, "nothing would be left");
+}
+
+TEST(PruneStructured, GradientsChooseUnits) {
+  const std::string folder = temporary_folder();
+  for (const char* score : {"taylor", "fisher"}) {
+    const std::string out = folder + "/" + score;
+    const Json json = json_of(pare(with_data(
+        prune(out, {"--structure", "layers,mlp", "--layers", "3", "--intermediate", "448", "--keep-first",
+                    "0", "--keep-last", "0", "--importance", score, "--repair", "--json"}))));
+    EXPECT_EQ(integer(json, "after", "layers"), 3);
+    EXPECT_EQ(integer(json, "after", "intermediate"), 448);
+    EXPECT_EQ(pare({"run", out, "-p", "It was late", "-n", "4"}).exit_code, 0);
+  }
 }
 
 TEST(PruneStructured, TheSameBytesForAnyThreads) {

@@ -13,20 +13,21 @@ namespace {
 
 using testing::HasSubstr;
 
+using Words = std::vector<std::string>;
+const Words kSparseGpt = {"--method", "sparsegpt", "--allocation", "owl"};
+const Words kTaylor = {"--method", "taylor", "--allocation", "global"};
+
 // A job on the sample model that decides sparsities before its first block.
 struct PruneWords {
   std::string output;
+  Words method = kSparseGpt;
   std::vector<std::string> more{};
 
   std::vector<std::string> list() const {
     std::vector<std::string> words = {"prune",
                                       source_path("samples/books-3m"),
-                                      "--method",
-                                      "sparsegpt",
                                       "--sparsity",
                                       "0.5",
-                                      "--allocation",
-                                      "owl",
                                       "--data",
                                       source_path("samples/text/sample.txt"),
                                       "--samples",
@@ -38,6 +39,7 @@ struct PruneWords {
                                       "--no-speed",
                                       "-o",
                                       output};
+    words.insert(words.end(), method.begin(), method.end());
     words.insert(words.end(), more.begin(), more.end());
     return words;
   }
@@ -49,18 +51,20 @@ struct PruneWords {
   std::string job() const { return output + ".pare-job"; }
 };
 
-PruneWords fresh_words() {
-  return {.output = temporary_folder() + "/out.pare"};
+PruneWords fresh_words(const Words& method = kSparseGpt) {
+  return {.output = temporary_folder() + "/out.pare", .method = method};
+}
+
+std::string undisturbed_bytes(const Words& method) {
+  const PruneWords words = fresh_words(method);
+  const CommandResult result = pare(words.list());
+  EXPECT_EQ(result.exit_code, 0) << result.error;
+  EXPECT_FALSE(fs::exists(words.job()));
+  return read_bytes(words.output);
 }
 
 const std::string& expected_bytes() {
-  static const std::string bytes = [] {
-    const PruneWords words = fresh_words();
-    const CommandResult result = pare(words.list());
-    EXPECT_EQ(result.exit_code, 0) << result.error;
-    EXPECT_FALSE(fs::exists(words.job()));
-    return read_bytes(words.output);
-  }();
+  static const std::string bytes = undisturbed_bytes(kSparseGpt);
   return bytes;
 }
 
@@ -68,13 +72,12 @@ std::vector<std::string> next_words(const PruneWords& words) {
   return fs::exists(words.job() + "/job.json") ? words.with({"--resume"}).list() : words.list();
 }
 
-TEST(PruneKill, AtRandomMoments) {
-  const Random random(41, RandomPurpose::test_data);
-  const int wanted = std::getenv("PARE_SLOW_TESTS") != nullptr ? 55 : 6;
+void kill_at_random_moments(const Words& method, const std::string& expected, uint64_t seed, int wanted) {
+  const Random random(seed, RandomPurpose::test_data);
   uint64_t draw = 0;
   int kills = 0;
   while (kills < wanted) {
-    const PruneWords words = fresh_words();
+    const PruneWords words = fresh_words(method);
     for (uint64_t times = 1 + random.below(3, draw++); times > 0; --times) {
       // The first commit is that of the sparsities, the sixth that of the output.
       const uint64_t stage = random.below(8, draw++);
@@ -88,17 +91,30 @@ TEST(PruneKill, AtRandomMoments) {
       const int code = ended(child);
       ASSERT_TRUE(code == 128 + SIGKILL || code == 0) << code;
       kills += code == 0 ? 0 : 1;
-      ASSERT_TRUE(!fs::exists(words.output) || read_bytes(words.output) == expected_bytes()) << "torn";
+      ASSERT_TRUE(!fs::exists(words.output) || read_bytes(words.output) == expected) << "torn";
       if (code == 0 || (fs::exists(words.output) && !fs::exists(words.job() + "/job.json"))) break;
     }
     if (fs::exists(words.job() + "/job.json") || !fs::exists(words.output)) {
       const CommandResult result = pare(next_words(words));
       ASSERT_EQ(result.exit_code, 0) << result.error;
     }
-    EXPECT_TRUE(read_bytes(words.output) == expected_bytes()) << "other bytes";
+    EXPECT_TRUE(read_bytes(words.output) == expected) << "other bytes";
     EXPECT_TRUE(fs::exists(words.output + ".report.json"));
     fs::remove_all(fs::path(words.output).parent_path());
   }
+}
+
+bool is_slow() {
+  return std::getenv("PARE_SLOW_TESTS") != nullptr;
+}
+
+TEST(PruneKill, AtRandomMoments) {
+  kill_at_random_moments(kSparseGpt, expected_bytes(), 41, is_slow() ? 55 : 6);
+}
+
+// The first commit is that of the gradients.
+TEST(PruneKill, AtRandomMomentsOfGradients) {
+  kill_at_random_moments(kTaylor, undisturbed_bytes(kTaylor), 43, is_slow() ? 55 : 4);
 }
 
 TEST(PruneKill, AStopSignalIsExit75AndThePrintedCommandContinues) {

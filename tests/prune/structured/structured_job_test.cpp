@@ -402,8 +402,8 @@ TEST_F(StructuredRules, FamiliesThatCannotSayItRefuse) {
   EXPECT_EQ(refusal(test::kTinyGpt2, Structure::heads).exit, Exit::unsupported);
   EXPECT_THAT(refusal(test::kTinyGpt2, Structure::hidden).what, HasSubstr("head_dim"));
   EXPECT_THAT(refusal(test::kTinyLlama, Structure::experts).what, HasSubstr("no experts"));
-  EXPECT_EQ(parse_unit_score("taylor").error().exit, Exit::unsupported);
-  EXPECT_EQ(parse_unit_score("fisher").error().exit, Exit::unsupported);
+  EXPECT_EQ(checked(parse_unit_score("taylor")), UnitScore::taylor);
+  EXPECT_EQ(checked(parse_unit_score("fisher")), UnitScore::fisher);
   EXPECT_EQ(parse_unit_score("magic").error().exit, Exit::usage);
   EXPECT_EQ(parse_structures("mlp,tails").error().exit, Exit::usage);
   EXPECT_EQ(checked(parse_structures("mlp,layers,mlp")), (std::vector{Structure::layers, Structure::mlp}));
