@@ -152,7 +152,8 @@ class TensorBoardSink final : public TrainingSink {
   explicit TensorBoardSink(EventFile file) : file_(std::move(file)) {}
 
   Status start(const TrainingStart& start) override {
-    if (start.first_step > 0) PARE_CHECK(file_.session_start(wall_time(), start.first_step));
+    // Steps that were taken, but not committed, come again: from 0 where nothing was.
+    PARE_CHECK(file_.session_start(wall_time(), start.first_step));
     // Indented text is shown as it stands.
     std::string text;
     for (const auto& [name, value] : start.options.members())

@@ -247,6 +247,19 @@ TEST_F(TrainingLogTest, TensorBoardFolder) {
     EXPECT_THAT(bytes, HasSubstr(tag));
 }
 
+// Wherever a run goes on, its file says from which step on earlier files do not count.
+TEST_F(TrainingLogTest, TensorBoardForgetsWhatComesAgain) {
+  JobFolder job = folder(JobMode::fresh);
+  for (const int64_t first : {0, 5}) {
+    const std::string runs = parent_ + "/runs" + std::to_string(first);
+    TrainingLog log = checked(TrainingLog::open(job, {.tensorboard = runs}, start_of(9, first, 0)));
+    const std::string bytes = slurp(runs + "/" + *test::names_in(runs).begin());
+    // step (field 2, where it is not 0), then session_log (field 7) with status START.
+    const std::string step = first == 0 ? "" : std::string("\x10") + char(first);
+    EXPECT_THAT(bytes, HasSubstr(step + "\x3a\x02\x08\x01"));
+  }
+}
+
 TEST_F(TrainingLogTest, AFullDiskEndsTheRun) {
   JobFolder job = folder(JobMode::fresh);
   TrainingLog log = checked(TrainingLog::open(job, {}, start_of(2)));
