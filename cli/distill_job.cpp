@@ -65,8 +65,11 @@ Status check_space(const DistillArguments& arguments, const DistillModels& model
   if (models.teacher != nullptr)
     PARE_CHECK(check_output(arguments.output.path, {.force = output_of(arguments).force,
                                                     .inputs = models.teacher->file_identities()}));
-  if (is_beside) return {};
-  return check_output(arguments.work_dir, {.force = true, .expected_bytes = folder});
+  if (is_beside || folder == 0) return {};
+  // A name in the same place that is free, for the folder itself may be there.
+  const bool exists = path_exists(arguments.work_dir);
+  return check_output(exists ? arguments.work_dir + "/space" : arguments.work_dir,
+                      {.expected_bytes = folder});
 }
 
 // Everything that decides the bytes of the output (docs/jobs.md); what the user chose comes first.

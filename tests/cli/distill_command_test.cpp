@@ -174,6 +174,24 @@ TEST(DistillCommand, ATeacherThatComesBlockByBlockSaysTheSame) {
   EXPECT_TRUE(bytes_of(folder + "/whole.pare") == bytes_of(folder + "/one-by-one.pare"));
 }
 
+TEST(DistillCommand, TheJobMayLieElsewhere) {
+  const std::string folder = temporary_folder();
+  const Words words = distill_words(cut_student(), folder + "/out.pare") + small_run(2) +
+                      Words{"--no-report", "--work-dir", folder + "/work"};
+  ASSERT_EQ(pare(words + Words{"--keep-work"}).exit_code, 0);
+  EXPECT_TRUE(fs::exists(folder + "/work/CURRENT"));
+  const std::string bytes = bytes_of(folder + "/out.pare");
+  // It is finished: nothing is done again, and the folder goes.
+  const CommandResult again = pare(words + Words{"--resume"});
+  EXPECT_EQ(again.exit_code, 0) << again.error;
+  EXPECT_FALSE(fs::exists(folder + "/work"));
+  EXPECT_TRUE(bytes_of(folder + "/out.pare") == bytes);
+  ASSERT_EQ(pare(words + Words{"--keep-work", "--force"}).exit_code, 0);
+  const CommandResult restarted = pare(words + Words{"--restart", "--force"});
+  EXPECT_EQ(restarted.exit_code, 0) << restarted.error;
+  EXPECT_TRUE(bytes_of(folder + "/out.pare") == bytes);
+}
+
 TEST(DistillCommand, StudentsKeepTheirForm) {
   const std::string folder = temporary_folder();
   // A teacher of codes, a student of patterns: zeros stay where they were, and are not stored.
