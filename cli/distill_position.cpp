@@ -44,7 +44,7 @@ Json TrainingPosition::to_json() const {
 
 int64_t TrainingPosition::steps_taken() const {
   const Json* json = state.find("json");
-  const Json* taken = json == nullptr ? nullptr : json->find("steps");
+  const Json* taken = json == nullptr ? nullptr : json->find("optimizer_steps");
   return taken != nullptr && taken->kind() == Json::Kind::integer ? taken->as_int() : 0;
 }
 

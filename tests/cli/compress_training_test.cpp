@@ -107,6 +107,9 @@ TEST_F(CompressTraining, StoppedWithinTheTrainingAndContinued) {
   const std::vector<int64_t> steps = logged_steps(out_ + ".log.jsonl");
   ASSERT_EQ(steps.size(), 60u);
   for (size_t i = 0; i < steps.size(); ++i) EXPECT_EQ(steps[i], int64_t(i));
+  EXPECT_THAT(read_bytes(out_ + ".log.jsonl"),
+              HasSubstr("\"first_step\":" + std::to_string(before.size()) + ","))
+      << "where it went on";
   EXPECT_EQ(report_of(out_).find("training")->find("steps")->as_int(), 60);
 }
 
