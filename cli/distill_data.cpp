@@ -73,6 +73,16 @@ Result<LoadedFile> load_file(const DistillArguments& arguments, const WeightedFi
   return loaded;
 }
 
+// The beginning of a stream; a cache of a teacher then holds no more than what is trained on.
+void cut(TrainingStream& stream, int64_t tokens) {
+  if (int64_t(stream.tokens->ids.size()) <= tokens) return;
+  TokenStream shorter = *stream.tokens;
+  shorter.ids.resize(size_t(tokens));
+  std::erase_if(shorter.document_starts, [&](int64_t start) { return start >= tokens; });
+  shorter.token_hash = token_hash(shorter.ids);
+  stream.tokens = std::make_shared<const TokenStream>(std::move(shorter));
+}
+
 // The first windows of a part, for the damage report.
 Result<CalibrationWindows> report_windows(const TrainingData& data, int64_t windows) {
   CalibrationWindows report;
@@ -97,6 +107,7 @@ Result<DistillData> load_distill_data(const DistillArguments& arguments, const W
       return contradiction(
           "--data", "token files begin without BOS, texts with it; say --bos always or never", file.path);
     bos = loaded.bos;
+    if (arguments.max_tokens) cut(loaded.stream, *arguments.max_tokens);
     streams.push_back(std::move(loaded.stream));
   }
   TrainingDataOptions options{.context = arguments.context > 0 ? arguments.context : default_context(config),

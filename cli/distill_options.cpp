@@ -44,6 +44,10 @@ void add_data(CLI::App& verb, DistillArguments& arguments) {
   verb.add_flag("--mask-document-starts", arguments.mask_document_starts,
                 "do not learn the first token of a document, which nothing foretells")
       ->group(group);
+  verb.add_option("--max-tokens", arguments.max_tokens, "only the first tokens of each file")
+      ->check(CLI::Range(int64_t{2}, int64_t{1} << 40))
+      ->type_name("N")
+      ->group(group);
   verb.add_option("--token-cache", arguments.token_cache,
                   "folder for encoded texts, so that a large text is tokenised once")
       ->type_name("DIR")

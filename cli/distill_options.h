@@ -32,6 +32,7 @@ struct DistillArguments : JobArguments {
   int64_t batch = 16;
   bool no_shuffle = false, mask_document_starts = false;
   std::string token_cache;
+  std::optional<int64_t> max_tokens;  // of each file
 
   // Optimizer.
   std::optional<double> lr, lr_min;

@@ -79,6 +79,20 @@ TEST(FinetuneCommand, SeveralFilesByWeight) {
   EXPECT_THAT(refused.error, HasSubstr("weights for all files or for none"));
 }
 
+TEST(FinetuneCommand, OnlyTheFirstTokensOfAFile) {
+  const Json json = json_of(pare(finetune_words(temporary_folder() + "/out") + small_run(1) +
+                                 Words{"--max-tokens", "1000", "--dry-run", "--json"}));
+  const Json streams = at(json, "data.streams");
+  ASSERT_EQ(streams.size(), 1u);
+  EXPECT_EQ(at(streams[0], "tokens").as_int(), 1000);
+  const Json whole = json_of(
+      pare(finetune_words(temporary_folder() + "/out") + small_run(1) + Words{"--dry-run", "--json"}));
+  const Json all = at(whole, "data.streams");
+  ASSERT_EQ(all.size(), 1u);
+  EXPECT_GT(at(all[0], "tokens").as_int(), 1000);
+  EXPECT_NE(at(all[0], "token_hash").as_string(), at(streams[0], "token_hash").as_string());
+}
+
 TEST(FinetuneCommand, TheTypeOfTheOutputCanBeChosen) {
   const std::string out = temporary_folder() + "/wide";
   ASSERT_EQ(pare(finetune_words(out) + small_run(1) + Words{"--no-report", "--dtype", "f32"}).exit_code, 0);
