@@ -53,6 +53,10 @@ Status check_trained(const DistillArguments& a) {
     return contradiction("--qat", "cannot be given together with --lora", a.qat);
   if (a.qat.empty() && a.qat_activations != "none")
     return contradiction("--qat-activations", "belongs to --qat", a.qat_activations);
+  if (a.qat_activations == "static" && a.is_private())
+    return contradiction("--qat-activations",
+                         "takes its first scales from the data, which --dp-noise must hide",
+                         a.qat_activations);
   if (a.qat.empty() && a.step_rate != 10.0)
     return contradiction("--step-rate", "belongs to --qat", fmt::format("{}", a.step_rate));
   if (a.lora == 0 && a.lora_alpha != 16.0)

@@ -150,8 +150,8 @@ void add_trained(CLI::App& verb, DistillArguments& arguments) {
       ->group(kTrained);
   verb.add_option("--qat-activations", arguments.qat_activations,
                   "round the inputs of the matrices to 8 bits as well: none, dynamic (a scale per token), "
-                  "dynamic-asym (and a zero point)")
-      ->check(CLI::IsMember({"none", "dynamic", "dynamic-asym"}))
+                  "dynamic-asym (and a zero point), static (one learned scale per matrix)")
+      ->check(CLI::IsMember({"none", "dynamic", "dynamic-asym", "static"}))
       ->capture_default_str()
       ->type_name("MODE")
       ->group(kTrained);

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "cli/distill_output.h"
+#include "cli/distill_ranges.h"
 #include "cli/distill_teacher.h"
 #include "distill/qat.h"
 #include "engine/core/log.h"
@@ -42,8 +43,13 @@ Status check_fits(const DistillRun& run, uint64_t held) {
 Result<Session> open_session(const DistillRun& run, const TrainingPosition& position, int64_t steps) {
   Session session;
   PARE_CHECK(check_fits(run, resident_bytes()));
+  std::map<std::string, ActivationQuant> grids;
+  if (run.arguments.qat_activations == "static") {
+    PARE_TRY(grids, static_input_grids(run));
+  }
   PARE_TRY(session.student,
-           TrainingModel::open(run.models.student, run.device, training_form(run.arguments, run.settings)));
+           TrainingModel::open(run.models.student, run.device,
+                               training_form(run.arguments, run.settings, std::move(grids))));
   PARE_TRY(session.memory, plan_run(run, *session.student, position.micro_batch));
   TrainerOptions options = run.settings.trainer;
   options.micro_batch = session.memory.micro_batch;
@@ -100,15 +106,22 @@ Status decide(const DistillRun& run, TrainingPosition& position) {
 
 }  // namespace
 
-TrainingForm training_form(const DistillArguments& arguments, const DistillSettings& settings) {
+TrainingForm training_form(const DistillArguments& arguments, const DistillSettings& settings,
+                           std::map<std::string, ActivationQuant> grids) {
   TrainingForm form = settings.form;
   if (!settings.scheme) return form;
   QatOptions options{.scheme = *settings.scheme};
-  if (arguments.qat_activations != "none")
+  const bool is_static = arguments.qat_activations == "static";
+  if (is_static) {
+    options.activation = ActivationQuant{.mode = ActivationQuant::Mode::static_tensor, .scale = 1.0f};
+  } else if (arguments.qat_activations != "none") {
     options.activation = ActivationQuant{.mode = ActivationQuant::Mode::dynamic_token,
                                          .symmetric = arguments.qat_activations == "dynamic"};
-  form.transform = [options](const std::string& name, const Tensor& master) {
-    return make_fake_quantizer(name, master, options);
+  }
+  form.transform = [options, grids = std::move(grids)](const std::string& name, const Tensor& master) {
+    QatOptions own = options;
+    if (const auto found = grids.find(name); found != grids.end()) own.activation = found->second;
+    return make_fake_quantizer(name, master, own);
   };
   return form;
 }

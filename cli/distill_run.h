@@ -2,7 +2,9 @@
 // and the report.
 #pragma once
 
+#include <map>
 #include <optional>
+#include <string>
 
 #include "cli/distill_models.h"
 #include "cli/distill_summary.h"
@@ -23,8 +25,10 @@ struct DistillRun {
   uint64_t limit_bytes = 0;  // of memory
 };
 
-// The form in which the student is trained, transforms included.
-TrainingForm training_form(const DistillArguments& arguments, const DistillSettings& settings);
+// The form in which the student is trained, transforms included. grids: of --qat-activations static, by
+// matrix (distill_ranges.h); where one is missing its scale starts at 1, which is enough to plan with.
+TrainingForm training_form(const DistillArguments& arguments, const DistillSettings& settings,
+                           std::map<std::string, ActivationQuant> grids = {});
 // Weights that multiply in a token: linears and head.
 int64_t multiplying_parameters(const ModelDescription& model);
 // Micro-batch and recomputation for a student that is loaded. Exit 6.

@@ -5,8 +5,10 @@
 
 #include <filesystem>
 
+#include "formats/open_model.h"
 #include "tests/cli/training_words.h"
 #include "tests/support/memory_source.h"
+#include "tests/support/walk.h"
 
 namespace pare::test {
 namespace {
@@ -107,6 +109,31 @@ TEST(DistillCommand, CodesAreStoredAsTheyWereTrained) {
             "--context", "32", "--tokens", "128", "--fail-if", "kl>1e-9"});
   EXPECT_EQ(same.exit_code, 0) << same.out << same.error;
   EXPECT_THAT(pare({"inspect", folder + "/q.pare"}).out, HasSubstr("int4-g64-sym"));
+}
+
+TEST(DistillCommand, ScalesOfInputsStartFromTheDataAndAreLearned) {
+  const std::string folder = temporary_folder(), few = folder + "/few.pare", many = folder + "/many.pare";
+  const Words asked = {"--qat", "int8-ch", "--qat-activations", "static"};
+  ASSERT_EQ(pare(Words{"distill", "--teacher", sample_model(), "-o", few} + small_run() + asked).exit_code,
+            0);
+  ASSERT_EQ(pare(Words{"distill", "--teacher", sample_model(), "-o", many} + small_run() + asked +
+                 Words{"--step-rate", "100"})
+                .exit_code,
+            0);
+  const auto model = checked(open_model(few)), other = checked(open_model(many));
+  int different = 0, matrices = 0;
+  for (const StoredTensor& stored : model->tensors()) {
+    if (!stored.is_quantized()) continue;
+    ASSERT_TRUE(stored.activation.has_value()) << stored.name;
+    EXPECT_EQ(stored.activation->mode, ActivationQuant::Mode::static_tensor);
+    EXPECT_GT(stored.activation->scale, 0.0f);
+    EXPECT_NE(stored.activation->scale, 1.0f) << "a scale from the data";
+    different += stored.activation->scale != other->find(stored.name)->activation->scale;
+    ++matrices;
+  }
+  EXPECT_EQ(matrices, 28);
+  EXPECT_GT(different, 14);
+  EXPECT_EQ(pare({"run", few, "--prompt", "The", "--max-tokens", "2", "--quiet"}).exit_code, 0);
 }
 
 TEST(DistillCommand, RemovedWeightsStayRemoved) {
@@ -277,6 +304,10 @@ TEST(DistillCommand, WhatCannotBeIsRefused) {
   refused(2, models + run + Words{"--cache-teacher", out, "--hidden-loss", "mse"}, "no hidden states");
   refused(2, models + run + Words{"--qat", "int4-g64", "--lora", "4"}, "together with --lora");
   refused(2, models + run + Words{"--qat-activations", "dynamic"}, "belongs to --qat");
+  refused(2,
+          models + run +
+              Words{"--qat", "int8-ch", "--qat-activations", "static", "--dp-clip", "1", "--dp-noise", "1"},
+          "takes its first scales from the data");
   refused(2, models + run + Words{"--lr-min", "1e-2"}, "more than --lr");
   refused(2, models + run + Words{"--warmup", "10"}, "more than --steps 3");
   refused(2, models + run + Words{"--patience", "2", "--validation-share", "0"}, "needs validation data");
