@@ -5,8 +5,7 @@
 
 #include <cstdlib>
 
-#include "engine/core/random.h"
-#include "tests/faults/quantize_process.h"
+#include "tests/faults/job_process.h"
 
 namespace pare::test {
 namespace {
@@ -69,44 +68,21 @@ void expect_done(const CompressWords& words) {
 }
 
 TEST(CompressKill, AtRandomMoments) {
-  const Random random(41, RandomPurpose::test_data);
-  const int wanted = std::getenv("PARE_SLOW_TESTS") != nullptr ? 60 : 8;
-  uint64_t draw = 0;
-  for (int kills = 0; kills < wanted;) {
-    const CompressWords words;
+  const auto files = [](const CompressWords& words) {
     const std::string first = words.job() + "/parts/1.pare", last = words.job() + "/parts/2.pare";
-    for (uint64_t times = 1 + random.below(3, draw++); times > 0; --times) {
-      const std::vector<std::string> files = {words.job() + "/job.json",
-                                              first + ".pare-job/gen-1.json",
-                                              first + ".pare-job/gen-3.json",
-                                              first,
-                                              words.job() + "/gen-1.json",
-                                              last + ".pare-job/gen-2.json",
-                                              last,
-                                              words.job() + "/gen-2.json",
-                                              words.job() + "/gen-3.json",
-                                              words.output};
-      const pid_t child = start_pare(words.next());
-      wait_for_file(files[random.below(files.size(), draw++)], child);
-      ::usleep(useconds_t(random.below(40'000, draw++)));
-      ::kill(child, SIGKILL);
-      const int code = ended(child);
-      ASSERT_TRUE(code == 128 + SIGKILL || code == 0) << code;
-      kills += code == 0 ? 0 : 1;
-      ASSERT_TRUE(!fs::exists(words.output) || read_bytes(words.output) == expected_bytes()) << "torn";
-      if (code == 0 || (fs::exists(words.output) && !fs::exists(words.job() + "/job.json"))) break;
-    }
-    if (fs::exists(words.job() + "/job.json") || !fs::exists(words.output)) {
-      const CommandResult result = pare(words.next());
-      ASSERT_EQ(result.exit_code, 0) << result.error;
-    }
-    if (fs::exists(words.job())) {  // killed within the removal
-      EXPECT_FALSE(fs::exists(words.job() + "/job.json"));
-      fs::remove_all(words.job());
-    }
-    ASSERT_NO_FATAL_FAILURE(expect_done(words));
-    fs::remove_all(words.folder);
-  }
+    return std::vector<std::string>{words.job() + "/job.json",
+                                    first + ".pare-job/gen-1.json",
+                                    first + ".pare-job/gen-3.json",
+                                    first,
+                                    words.job() + "/gen-1.json",
+                                    last + ".pare-job/gen-2.json",
+                                    last,
+                                    words.job() + "/gen-2.json",
+                                    words.job() + "/gen-3.json",
+                                    words.output};
+  };
+  kill_at_random_moments<CompressWords>([] { return CompressWords(); }, files, expected_bytes(), 41,
+                                        std::getenv("PARE_SLOW_TESTS") != nullptr ? 60 : 8, 3, expect_done);
 }
 
 TEST(CompressKill, StoppedInAStepAndContinued) {

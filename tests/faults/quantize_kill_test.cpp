@@ -47,46 +47,14 @@ void expect_done(const QuantizeWords& words) {
   }
 }
 
-// What a person does after a kill.
-std::vector<std::string> next_words(const QuantizeWords& words) {
-  return fs::exists(words.job() + "/job.json") ? words.with({"--resume"}).list() : words.list();
-}
-
 TEST(QuantizeKill, AtRandomMoments) {
-  const Random random(40, RandomPurpose::test_data);
-  const int wanted = is_slow() ? 60 : 8;
-  uint64_t draw = 0;
-  int kills = 0;
-  while (kills < wanted) {
-    const QuantizeWords words = fresh_words();
-    for (uint64_t times = 1 + random.below(4, draw++); times > 0; --times) {
-      // Before or after a commit, the fifth being that of the output; or once the output is there.
-      const uint64_t stage = random.below(7, draw++);
-      const std::string file = stage == 0   ? words.job() + "/job.json"
-                               : stage == 6 ? words.output
-                                            : words.job() + "/gen-" + std::to_string(stage) + ".json";
-      const pid_t child = start_pare(next_words(words));
-      wait_for_file(file, child);
-      ::usleep(useconds_t(random.below(60'000, draw++)));
-      ::kill(child, SIGKILL);
-      const int code = ended(child);
-      ASSERT_TRUE(code == 128 + SIGKILL || code == 0) << code;
-      kills += code == 0 ? 0 : 1;
-      ASSERT_TRUE(!fs::exists(words.output) || read_bytes(words.output) == expected_bytes()) << "torn";
-      if (code == 0 || (fs::exists(words.output) && !fs::exists(words.job() + "/job.json"))) break;
-    }
-    if (fs::exists(words.job() + "/job.json") || !fs::exists(words.output)) {
-      const CommandResult result = pare(next_words(words));
-      ASSERT_EQ(result.exit_code, 0) << result.error;
-    }
-    // A kill within the removal of the job may leave its empty folder.
-    if (fs::exists(words.job())) {
-      EXPECT_FALSE(fs::exists(words.job() + "/job.json"));
-      fs::remove_all(words.job());
-    }
-    ASSERT_NO_FATAL_FAILURE(expect_done(words));
-    fs::remove_all(fs::path(words.output).parent_path());
-  }
+  // Before or after a commit, the fifth being that of the output; or once the output is there.
+  kill_at_random_moments<QuantizeWords>(
+      fresh_words,
+      [](const QuantizeWords& words) {
+        return JobWords{{}, words.output}.stages(5);
+      },
+      expected_bytes(), 40, is_slow() ? 60 : 8, 4, expect_done);
 }
 
 // The output has appeared, and the process died before it could record that.
@@ -200,7 +168,7 @@ TEST(QuantizeKill, SecondSignalEndsItAtOnce) {
   ASSERT_EQ(::kill(child, SIGCONT), 0);
   ASSERT_EQ(ended(child), 130);
   EXPECT_FALSE(fs::exists(words.output));
-  ASSERT_EQ(pare(next_words(words)).exit_code, 0);
+  ASSERT_EQ(pare(words.next()).exit_code, 0);
   expect_done(words);
 }
 
