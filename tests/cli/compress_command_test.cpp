@@ -5,7 +5,7 @@
 #include <filesystem>
 #include <fstream>
 
-#include "engine/core/json.h"
+#include "tests/cli/words.h"
 #include "tests/support/command.h"
 #include "tests/support/memory_source.h"
 #include "tests/support/shared_data.h"
@@ -16,7 +16,6 @@ namespace {
 using testing::HasSubstr;
 using testing::Not;
 namespace fs = std::filesystem;
-using Words = std::vector<std::string>;
 
 std::string sample() {
   return source_path("samples/books-3m");
@@ -28,13 +27,6 @@ std::string text() {
 std::string bytes_of(const std::string& path) {
   std::ifstream in(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(in), {}};
-}
-
-Json json_of(const CommandResult& result) {
-  EXPECT_EQ(result.exit_code, 0) << result.error;
-  auto json = parse_json(result.out, "stdout", {.max_bytes = 1u << 26});
-  EXPECT_TRUE(json.has_value()) << result.out;
-  return json ? *json : Json::object();
 }
 
 constexpr const char* kGptq =

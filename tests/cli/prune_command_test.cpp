@@ -4,7 +4,7 @@
 
 #include <filesystem>
 
-#include "engine/core/json.h"
+#include "tests/cli/prune_words.h"
 #include "tests/support/command.h"
 #include "tests/support/shared_data.h"
 
@@ -12,40 +12,6 @@ namespace pare::test {
 namespace {
 
 using testing::HasSubstr;
-using Words = std::vector<std::string>;
-
-std::string sample() {
-  return source_path("samples/books-3m");
-}
-std::string text() {
-  return source_path("samples/text/sample.txt");
-}
-
-Words plus(Words list, const Words& more) {
-  list.insert(list.end(), more.begin(), more.end());
-  return list;
-}
-
-Words data() {
-  return {"--data", text(), "--samples", "6", "--context", "64", "--report-tokens", "128"};
-}
-
-Words prune(const std::string& out, const Words& more) {
-  return plus({"prune", sample(), "-o", out, "--force", "--no-speed"}, more);
-}
-
-Json json_of(const CommandResult& result) {
-  EXPECT_EQ(result.exit_code, 0) << result.error;
-  auto json = parse_json(result.out, "stdout", {.max_bytes = 1u << 26});
-  EXPECT_TRUE(json.has_value()) << result.out;
-  return json ? *json : Json::object();
-}
-
-double number(const Json& json, const std::string& key) {
-  const Json* found = json.find(key);
-  EXPECT_TRUE(found != nullptr && found->is_number()) << key;
-  return found != nullptr && found->is_number() ? found->as_double() : 0.0;
-}
 
 TEST(PruneCommand, EveryMethodAndPattern) {
   const std::string folder = temporary_folder();
@@ -103,7 +69,7 @@ TEST(PruneCommand, SparseFileAndFolderAreTheSameModel) {
     ASSERT_EQ(pare(prune(folder + "/b", words)).exit_code, 0);
     ASSERT_EQ(pare({"export", folder + "/a.pare", "-o", folder + "/c", "--force"}).exit_code, 0);
     const Json a = json_of(pare({"evaluate", folder + "/a.pare", "--reference", folder + "/b", "--data",
-                                 text(), "--tokens", "512", "--json", "--device", "reference"}));
+                                 sample_text(), "--tokens", "512", "--json", "--device", "reference"}));
     EXPECT_LT(number((*a.find("results"))[0], "kl_max"), 1e-9) << sparsity;
     EXPECT_EQ(folder_fingerprint(folder + "/b").find("model.safetensors") == std::string::npos, false);
     EXPECT_LT(std::filesystem::file_size(folder + "/a.pare"),
@@ -115,7 +81,7 @@ TEST(PruneCommand, SparseFileAndFolderAreTheSameModel) {
 TEST(PruneCommand, SaysWhatItDid) {
   const std::string out = temporary_folder() + "/out.pare";
   const CommandResult result =
-      pare(plus({"prune", sample(), "-o", out, "--method", "wanda", "--report"}, data()));
+      pare(plus({"prune", sample_model(), "-o", out, "--method", "wanda", "--report"}, data()));
   ASSERT_EQ(result.exit_code, 0) << result.error;
   for (const char* part :
        {"28 matrices lose 0.5 by wanda, uniform", "1,376,256 of 3,279,104 parameters removed",
@@ -128,7 +94,8 @@ TEST(PruneCommand, SaysWhatItDid) {
 TEST(PruneCommand, SavedStatistics) {
   const std::string folder = temporary_folder();
   const std::string file = folder + "/s.safetensors", out = folder + "/out.pare";
-  ASSERT_EQ(pare({"calibrate", sample(), "--data", text(), "--samples", "6", "--context", "64", "-o", file})
+  ASSERT_EQ(pare({"calibrate", sample_model(), "--data", sample_text(), "--samples", "6", "--context", "64",
+                  "-o", file})
                 .exit_code,
             0);
   for (const char* method : {"wanda", "magnitude"}) {

@@ -5,7 +5,7 @@
 #include <filesystem>
 #include <fstream>
 
-#include "engine/core/json.h"
+#include "tests/cli/prune_words.h"
 #include "tests/support/command.h"
 #include "tests/support/shared_data.h"
 
@@ -13,40 +13,6 @@ namespace pare::test {
 namespace {
 
 using testing::HasSubstr;
-using Words = std::vector<std::string>;
-
-std::string sample() {
-  return source_path("samples/books-3m");
-}
-std::string text() {
-  return source_path("samples/text/sample.txt");
-}
-
-Words plus(Words list, const Words& more) {
-  list.insert(list.end(), more.begin(), more.end());
-  return list;
-}
-
-Words data() {
-  return {"--data", text(), "--samples", "6", "--context", "64", "--report-tokens", "128"};
-}
-
-Words prune(const std::string& out, const Words& more) {
-  return plus({"prune", sample(), "-o", out, "--force", "--no-speed"}, more);
-}
-
-Json json_of(const CommandResult& result) {
-  EXPECT_EQ(result.exit_code, 0) << result.error;
-  auto json = parse_json(result.out, "stdout", {.max_bytes = 1u << 26});
-  EXPECT_TRUE(json.has_value()) << result.out;
-  return json ? *json : Json::object();
-}
-
-double number(const Json& json, const std::string& key) {
-  const Json* found = json.find(key);
-  EXPECT_TRUE(found != nullptr && found->is_number()) << key;
-  return found != nullptr && found->is_number() ? found->as_double() : 0.0;
-}
 
 std::string bytes_of(const std::string& path) {
   std::ifstream in(path, std::ios::binary);
@@ -54,8 +20,8 @@ std::string bytes_of(const std::string& path) {
 }
 
 double perplexity(const std::string& model) {
-  const Json json =
-      json_of(pare({"evaluate", model, "--data", text(), "--context", "64", "--tokens", "512", "--json"}));
+  const Json json = json_of(
+      pare({"evaluate", model, "--data", sample_text(), "--context", "64", "--tokens", "512", "--json"}));
   const Json* results = json.find("results");
   EXPECT_NE(results, nullptr) << json.dump();
   return results == nullptr ? 0.0 : number((*results)[size_t(0)], "perplexity");
@@ -122,7 +88,7 @@ TEST(PruneLowRank, Repair) {
   for (const Words& words :
        {prune(out,
               plus({"--method", "wanda", "--sparsity", "2:4", "--low-rank-repair", "8", "--json"}, data())),
-        plus({"quantize", sample(), "-o", out, "--force", "--method", "gptq", "--scheme", "int3-g64",
+        plus({"quantize", sample_model(), "-o", out, "--force", "--method", "gptq", "--scheme", "int3-g64",
               "--low-rank-repair", "8", "--json"},
              data())}) {
     SCOPED_TRACE(words[0]);
@@ -163,7 +129,7 @@ TEST(PruneLowRank, Refusals) {
   }
   EXPECT_EQ(pare(prune(folder + "/dir", plus({"--low-rank-repair", "8"}, data()))).exit_code, 2);
   const std::string codes = folder + "/codes.pare";
-  EXPECT_EQ(pare({"quantize", sample(), "-o", codes, "--scheme", "int8-ch"}).exit_code, 0);
+  EXPECT_EQ(pare({"quantize", sample_model(), "-o", codes, "--scheme", "int8-ch"}).exit_code, 0);
   const CommandResult rounded = pare({"prune", codes, "-o", out, "--low-rank", "rank=8"});
   EXPECT_EQ(rounded.exit_code, 4);
   EXPECT_THAT(rounded.error, HasSubstr("already quantized"));

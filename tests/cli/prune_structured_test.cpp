@@ -6,7 +6,7 @@
 #include <filesystem>
 #include <fstream>
 
-#include "engine/core/json.h"
+#include "tests/cli/words.h"
 #include "tests/support/command.h"
 #include "tests/support/shared_data.h"
 
@@ -14,7 +14,6 @@ namespace pare::test {
 namespace {
 
 using testing::HasSubstr;
-using Words = std::vector<std::string>;
 
 std::string sample() {
   return source_path("samples/books-3m");
@@ -33,13 +32,6 @@ Words with_data(Words words) {
   for (const char* word : {"--data", "", "--samples", "6", "--context", "64", "--report-tokens", "128"})
     words.emplace_back(*word == '\0' ? text() : word);
   return words;
-}
-
-Json json_of(const CommandResult& result) {
-  EXPECT_EQ(result.exit_code, 0) << result.error;
-  auto json = parse_json(result.out, "stdout", {.max_bytes = 1u << 26});
-  EXPECT_TRUE(json.has_value()) << result.out;
-  return json ? *json : Json::object();
 }
 
 int64_t integer(const Json& json, const std::string& a, const std::string& b) {

@@ -7,6 +7,7 @@
 
 #include "engine/core/hash.h"
 #include "engine/core/json.h"
+#include "tests/cli/words.h"
 #include "tests/support/command.h"
 #include "tests/support/shared_data.h"
 
@@ -17,13 +18,6 @@ using testing::HasSubstr;
 
 std::string sample() {
   return source_path("samples/books-3m");
-}
-
-Json json_of(const CommandResult& result) {
-  EXPECT_EQ(result.exit_code, 0) << result.error;
-  auto json = parse_json(result.out, "stdout", {.max_bytes = 1u << 26});
-  EXPECT_TRUE(json.has_value()) << result.out;
-  return json ? *json : Json::object();
 }
 
 std::string bytes_of(const std::string& path) {

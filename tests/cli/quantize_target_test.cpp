@@ -8,6 +8,7 @@
 #include <set>
 
 #include "engine/core/json.h"
+#include "tests/cli/words.h"
 #include "tests/support/command.h"
 #include "tests/support/shared_data.h"
 
@@ -15,7 +16,6 @@ namespace pare::test {
 namespace {
 
 using testing::HasSubstr;
-using Words = std::vector<std::string>;
 
 Words words(const std::string& out, const Words& more) {
   Words list = {"quantize",
@@ -37,13 +37,6 @@ Words words(const std::string& out, const Words& more) {
                 out};
   list.insert(list.end(), more.begin(), more.end());
   return list;
-}
-
-Json json_of(const CommandResult& result) {
-  EXPECT_EQ(result.exit_code, 0) << result.error;
-  auto json = parse_json(result.out, "stdout", {.max_bytes = 1u << 26});
-  EXPECT_TRUE(json.has_value()) << result.out;
-  return json ? *json : Json::object();
 }
 
 std::string bytes_of(const std::string& path) {

@@ -3,8 +3,8 @@
 
 #include <fstream>
 
-#include "engine/core/json.h"
 #include "formats/safetensors.h"
+#include "tests/cli/words.h"
 #include "tests/support/command.h"
 #include "tests/support/shared_data.h"
 
@@ -15,13 +15,6 @@ using testing::HasSubstr;
 
 std::string sample() {
   return source_path("samples/books-3m");
-}
-
-Json json_of(const CommandResult& result) {
-  EXPECT_EQ(result.exit_code, 0) << result.error;
-  auto json = parse_json(result.out, "stdout", {.max_bytes = 1u << 26});
-  EXPECT_TRUE(json.has_value()) << result.out;
-  return json ? *json : Json::object();
 }
 
 TEST(RunCommand, TextOnStdoutSpeedOnStderr) {

@@ -6,27 +6,10 @@
 #include <fstream>
 #include <iterator>
 #include <string>
-#include <vector>
 
-#include "engine/core/json.h"
-#include "tests/support/command.h"
-#include "tests/support/shared_data.h"
+#include "tests/cli/words.h"
 
 namespace pare::test {
-
-using Words = std::vector<std::string>;
-
-inline std::string sample_model() {
-  return source_path("samples/books-3m");
-}
-inline std::string sample_text() {
-  return source_path("samples/text/sample.txt");
-}
-
-inline Words operator+(Words words, const Words& more) {
-  words.insert(words.end(), more.begin(), more.end());
-  return words;
-}
 
 // Everything but the models and -o; a few steps of 4 windows of 32 tokens.
 inline Words small_run(int steps = 3, const std::string& lr = "1e-3") {
@@ -38,21 +21,6 @@ inline Words small_run(int steps = 3, const std::string& lr = "1e-3") {
 inline std::string bytes_of(const std::string& path) {
   std::ifstream in(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(in), {}};
-}
-
-inline Json json_of(const CommandResult& result) {
-  EXPECT_EQ(result.exit_code, 0) << result.error;
-  auto json = parse_json(result.out, "stdout", {.max_bytes = 1u << 26});
-  EXPECT_TRUE(json.has_value()) << result.out;
-  return json ? *json : Json::object();
-}
-
-// The member at "a.b"; null when there is none.
-inline Json at(const Json& json, const std::string& path) {
-  const size_t dot = path.find('.');
-  const Json* found = json.find(path.substr(0, dot));
-  if (found == nullptr) return Json();
-  return dot == std::string::npos ? *found : at(*found, path.substr(dot + 1));
 }
 
 // The sample with a quarter of its MLP channels cut off; once per test program.
