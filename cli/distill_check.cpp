@@ -64,6 +64,16 @@ Status check_trained(const DistillArguments& a) {
   if (!a.sparsity_schedule.empty() && a.lora > 0)
     return contradiction("--sparsity-schedule", "with --lora the matrices themselves stay as they are",
                          a.sparsity_schedule);
+  if (!a.sparsity_schedule.empty()) {
+    PARE_TRY(const SparsityPlan plan, SparsityPlan::parse(a.sparsity_schedule));
+    if (a.steps && plan.end && *plan.end >= *a.steps)
+      return contradiction("--sparsity-schedule", fmt::format("ends after the last of --steps {}", *a.steps),
+                           a.sparsity_schedule);
+    if (a.patience > 0)
+      return contradiction("--patience",
+                           "the best weights may be those before --sparsity-schedule removed any",
+                           fmt::format("{}", a.patience));
+  }
   if (!a.sparsity_schedule.empty() && a.keep_masks == "off")
     return contradiction("--keep-masks", "what --sparsity-schedule removes stays zero", "off");
   if (a.lora > 0 && a.keep_masks == "on")
@@ -108,6 +118,8 @@ Status check_privacy(const DistillArguments& a) {
     return contradiction("--dp-clip", "measures of hidden and attention losses are not private", "both");
   if (a.patience > 0)
     return contradiction("--patience", "stopping by the data is not private", fmt::format("{}", a.patience));
+  if (!a.tensorboard.empty())
+    return contradiction("--tensorboard", "losses of single steps are not private", a.tensorboard);
   return {};
 }
 

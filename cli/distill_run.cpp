@@ -166,7 +166,10 @@ Result<MemoryPlan> plan_run(const DistillRun& run, const TrainingModel& student,
   input.options = run.settings.trainer;
   input.ranks = run.group.size();
   if (decided > 0) input.decided = decided;
-  return plan_memory(run.arguments, input);
+  PARE_TRY(MemoryPlan plan, plan_memory(run.arguments, input));
+  // Processes see different amounts of free memory, but the sums of all must be cut alike.
+  plan.micro_batch = -int64_t(run.group.largest(-double(plan.micro_batch)));
+  return plan;
 }
 
 Result<DistillResult> train_and_write(const DistillRun& run, TrainingPosition& position, Manifest planned) {
@@ -196,8 +199,12 @@ Result<DistillResult> train_and_write(const DistillRun& run, TrainingPosition& p
   training["skipped_bad_steps"] = result.outcome.bad_steps;
   PARE_TRY(result.manifest, write_trained(run.arguments, run.settings, run.models, *session.student,
                                           *run.folder, position, std::move(planned)));
-  PARE_CHECK(log.publish(run.arguments.output.path, run.arguments.output.force || run.arguments.resume));
-  PARE_TRY(result.curve, log.curve());
+  // Losses of single steps say more of the data than epsilon covers: of private training they go with the
+  // job.
+  if (!run.settings.trainer.privacy) {
+    PARE_CHECK(log.publish(run.arguments.output.path, run.arguments.output.force || run.arguments.resume));
+    PARE_TRY(result.curve, log.curve());
+  }
   PARE_CHECK(run.folder->published());
   return result;
 }

@@ -106,14 +106,15 @@ Result<SparsityPlan> SparsityPlan::parse(const std::string& text) {
 }
 
 CubicSchedule SparsityPlan::at_length(int64_t steps) const {
-  const int64_t first = begin.value_or(steps / 10);
-  const int64_t last = std::max(first + 1, end.value_or(steps * 9 / 10));
+  // The last cut comes before the last step at the latest, and one cut always comes.
+  const int64_t last = std::min(steps - 1, end.value_or(steps * 9 / 10));
+  const int64_t first = std::min(begin.value_or(steps / 10), last - 1);
   CubicSchedule schedule;
   schedule.initial = Sparsity{};
   schedule.final = final;
   schedule.first_step = first;
-  schedule.interval = std::max<int64_t>(1, (last - first) / cuts);
-  schedule.intervals = std::max<int64_t>(1, (last - first) / schedule.interval);
+  schedule.interval = (last - first + cuts - 1) / cuts;
+  schedule.intervals = (last - first) / schedule.interval;
   return schedule;
 }
 

@@ -19,7 +19,11 @@ std::string student_name(const DistillSummary& s) {
 // ln(perplexity / perplexity of the reference): what the student still lacks.
 struct Excess {
   double before = 0.0, after = 0.0;
-  double recovered() const { return before != 0.0 ? 1.0 - after / before : 0.0; }
+  // Share that is made up for; none where next to nothing was missing.
+  std::optional<double> recovered() const {
+    if (before < 1e-3) return std::nullopt;
+    return 1.0 - after / before;
+  }
 };
 std::optional<Excess> excess_of(const FinishedJob& done) {
   if (!done.damage || !done.damage_before) return std::nullopt;
@@ -160,7 +164,8 @@ Json distill_json(const DistillSummary& s, const FinishedJob* done) {
     Json& entry = json["log_perplexity_excess"] = Json::object();
     entry["before"] = excess->before;
     entry["after"] = excess->after;
-    entry["recovered"] = excess->recovered();
+    const auto recovered = excess->recovered();
+    entry["recovered"] = recovered ? Json(*recovered) : Json();
   }
   if (done->speed) json["speed"] = to_json(*done->speed);
   if (!done->speed_note.empty()) json["speed_note"] = done->speed_note;
@@ -209,10 +214,11 @@ void print_distill_outcome(const DistillSummary& s, const FinishedJob& done) {
                            after.scored_tokens, sanitize(after.source), after.original.value,
                            before.compressed.value, after.compressed.value));
     const Excess excess = *excess_of(done);
+    const auto recovered = excess.recovered();
     print_line(fmt::format(
-        "  log-perplexity above the teacher {:.4f} -> {:.4f} ({:.1f} % recovered), KL {:.5f} -> {:.5f}",
-        excess.before, excess.after, 100.0 * excess.recovered(), before.damage.kl.value,
-        after.damage.kl.value));
+        "  log-perplexity above the teacher {:.4f} -> {:.4f}{}, KL {:.5f} -> {:.5f}", excess.before,
+        excess.after, recovered ? fmt::format(" ({:.1f} % recovered)", 100.0 * *recovered) : std::string(),
+        before.damage.kl.value, after.damage.kl.value));
   } else if (done.damage) {
     print_damage(*done.damage);
   }

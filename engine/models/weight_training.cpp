@@ -28,13 +28,6 @@ void fill_zero(Tensor& tensor) {
   if (tensor.defined()) std::memset(tensor.mutable_raw(), 0, tensor.size_bytes());
 }
 
-// Rounds f32 values to bf16 or f16 in an existing tensor.
-Status round_into(const Tensor& values, Tensor& working) {
-  PARE_TRY(const Tensor rounded, converted(values, working.dtype()));
-  std::memcpy(working.mutable_raw(), rounded.raw(), rounded.size_bytes());
-  return {};
-}
-
 // The kept weights of a matrix that has zeros; null when it has none.
 Result<std::shared_ptr<const Mask>> mask_of_zeros(const Tensor& matrix) {
   PARE_TRY(Mask mask, Mask::all_kept(matrix.size(0), matrix.size(1)));
@@ -159,7 +152,7 @@ Status WeightTraining::refresh() {
   if (matrix == nullptr || !working.defined()) return {};
   Tensor& values = transform != nullptr ? (effective.defined() ? effective : working) : matrix->value;
   if (transform != nullptr) PARE_CHECK(transform->forward(matrix->value, values));
-  if (working.dtype() != DType::f32) return round_into(values, working);
+  if (working.dtype() != DType::f32) convert_into(values, working);
   return {};
 }
 
@@ -170,14 +163,12 @@ void WeightTraining::finish_gradients() {
   }
   if (transform == nullptr) return;
   transform->backward(matrix->value, gradient, matrix->gradient);
-  fill_zero(gradient);
 }
 
 void WeightTraining::clear_gradients() {
   for (const auto& parameter : {matrix, left, right, bias})
     if (parameter != nullptr) fill_zero(parameter->gradient);
   if (transform == nullptr) return;
-  fill_zero(gradient);
   for (const auto& parameter : transform->parameters()) fill_zero(parameter->gradient);
 }
 
@@ -229,7 +220,6 @@ uint64_t WeightTraining::size_bytes() const {
     add(parameter->gradient);
   }
   if (matrix != nullptr && working.defined() && working.storage() != matrix->value.storage()) add(working);
-  if (transform != nullptr) add(gradient);
   add(effective);
   add(scaled_right);
   if (has_frozen && frozen.is_dense()) add(frozen.dense());
@@ -271,7 +261,6 @@ Result<std::shared_ptr<WeightTraining>> make_weight_training(const TensorSpec& s
   }
   const Shape shape = training->matrix->value.shape();
   if (training->transform != nullptr) {
-    PARE_TRY(training->gradient, Tensor::allocate(DType::f32, shape, set.device));
     for (const auto& own : training->transform->parameters()) set.parameters.push_back(own);
     if (form.compute != DType::f32) {
       PARE_TRY(training->effective, Tensor::allocate(DType::f32, shape, set.device));

@@ -22,7 +22,8 @@ struct WeightTraining {
   std::unique_ptr<WeightTransform> transform;
   Tensor working;    // [out, in] in the compute type, or matrix->value itself
   Tensor effective;  // f32 [out, in]: what the transform made; undefined where `working` holds it
-  Tensor gradient;   // f32 [out, in]: of the effective matrix; matrix->gradient where nothing stands between
+  Tensor
+      gradient;  // matrix->gradient: of the effective matrix until finish_gradients() makes it the master's
   Tensor scaled_right;  // of adapters: scale * right
   float adapter_scale = 1.0f;
   bool is_adapter = false;
@@ -33,7 +34,7 @@ struct WeightTraining {
   bool is_factored() const { return left != nullptr; }
   // The working copy from the parameters. Exit 7 (a transform), 6.
   Status refresh();
-  // gradient -> gradients of the parameters; it is zero afterwards where it is not the parameter's own.
+  // gradient -> gradients of the parameters, in place; once per step.
   void finish_gradients();
   void clear_gradients();
   Result<WeightData> stored() const;

@@ -73,6 +73,8 @@ class Tensor {
 // Exact conversion (f32 from bf16, f16, fp8) or rounding to nearest even (to bf16, f16); a new contiguous tensor.
 // Saturation and overflow are the caller's to check beforehand (see count_overflow in tensor_scan.h).
 Result<Tensor> converted(const Tensor& tensor, DType dtype);
+// The same into a contiguous tensor of the same shape that exists; both of weight types.
+void convert_into(const Tensor& tensor, Tensor& out);
 // A new contiguous tensor with axes 0 and 1 of a matrix swapped.
 Result<Tensor> transposed(const Tensor& matrix);
 

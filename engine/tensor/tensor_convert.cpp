@@ -106,6 +106,12 @@ Result<Tensor> converted(const Tensor& tensor, DType dtype) {
   return out;
 }
 
+void convert_into(const Tensor& tensor, Tensor& out) {
+  PARE_ASSERT(tensor.shape() == out.shape() && out.is_contiguous(), "[converted] {} into {}",
+              tensor.shape().text(), out.shape().text());
+  if (tensor.numel() > 0) convert_elements(tensor, out);
+}
+
 Result<Tensor> transposed(const Tensor& matrix) {
   PARE_ASSERT(matrix.shape().rank() == 2, "[transposed] {}", matrix.shape().text());
   PARE_TRY(Tensor out, Tensor::allocate(matrix.dtype(), {matrix.size(1), matrix.size(0)}, matrix.device()));
