@@ -1,6 +1,9 @@
 #include "engine/tensor/backend.h"
 
+#include <cstring>
+
 #include "engine/core/assert.h"
+#include "engine/core/parallel.h"
 
 namespace pare {
 namespace {
@@ -29,6 +32,32 @@ SparseSummary SparseSummary::of(const SparseTensor& weight) {
           .value_dtype = weight.has_codes() ? DType::u8 : weight.values.dtype(),
           .scheme = weight.scheme,
           .rounds_inputs = weight.activation.has_value()};
+}
+
+// What hosts do. A backend with memory of its own overrides all of it.
+Status Backend::upload(void* to, const void* from, size_t bytes) {
+  if (bytes > 0) std::memcpy(to, from, bytes);
+  return {};
+}
+
+Status Backend::download(void* to, const void* from, size_t bytes) {
+  if (bytes > 0) std::memcpy(to, from, bytes);
+  return {};
+}
+
+Status Backend::finish() {
+  return {};
+}
+
+void Backend::zero(void* to, size_t bytes) {
+  if (bytes > 0) std::memset(to, 0, bytes);
+}
+
+void Backend::copy_rows(const CopyRowsArgs& a) {
+  const auto* from = static_cast<const std::byte*>(a.x);
+  auto* to = static_cast<std::byte*>(a.out);
+  for (int64_t row = 0; row < a.rows; ++row)
+    std::memcpy(to + row * a.out_stride, from + row * a.x_stride, size_t(a.width));
 }
 
 void install_backend(std::unique_ptr<Backend> backend) {

@@ -1,9 +1,9 @@
 // engine/tensor/backend.h: the catalogue of operations on one device.
 //
-// One plain struct per operation. Arguments arrive checked by ops.h: shapes agree, nothing is empty, pointers belong to
-// the device. No operation allocates, synchronises or reads back; outputs and workspace come from the caller. A backend
-// must match `reference` within the bound of docs/numerics.md. Activations are float; "stride" is the distance in
-// elements between rows.
+// One plain struct per operation. Arguments arrive checked by ops.h: shapes agree, nothing is empty, pointers
+// belong to the device. No operation allocates, synchronises or reads back; outputs and workspace come from
+// the caller. A backend must match `reference` within the bound of docs/numerics.md. Activations are float;
+// "stride" is the distance in elements between rows.
 #pragma once
 
 #include <cstddef>
@@ -58,15 +58,17 @@ struct RotaryArgs {
   int64_t tokens, heads, head_dim, rotary_dim, stride;
 };
 
-// out[s, i, h, :] = sum_j softmax_j(scale * <q[s, i, h], k[s, j, h']>) v[s, j, h'], h' = h / (heads / kv_heads).
-// Query i of a sequence has position query_offset + i, keys have positions 0 .. key_tokens - 1. causal: j <= position;
-// window > 0: also j > position - window. softcap > 0: scores become softcap * tanh(score / softcap) before the mask.
+// out[s, i, h, :] = sum_j softmax_j(scale * <q[s, i, h], k[s, j, h']>) v[s, j, h'], h' = h / (heads /
+// kv_heads). Query i of a sequence has position query_offset + i, keys have positions 0 .. key_tokens - 1.
+// causal: j <= position; window > 0: also j > position - window. softcap > 0: scores become softcap *
+// tanh(score / softcap) before the mask.
 struct AttentionArgs {
-  const float* q;      // [sequences * query_tokens, heads * head_dim], row stride q_stride
-  const void* k;       // element (s, h', j, d) at s * kv_sequence_stride + h' * kv_head_stride + j * kv_position_stride + d
+  const float* q;  // [sequences * query_tokens, heads * head_dim], row stride q_stride
+  const void* k;   // element (s, h', j, d) at s * kv_sequence_stride + h' * kv_head_stride + j *
+                   // kv_position_stride + d
   const void* v;
-  float* out;          // [sequences * query_tokens, heads * head_dim], row stride out_stride; must not alias q, k, v
-  DType kv_dtype;      // f32 on hosts
+  float* out;  // [sequences * query_tokens, heads * head_dim], row stride out_stride; must not alias q, k, v
+  DType kv_dtype;  // f32 on hosts
   int64_t sequences, query_tokens, key_tokens, query_offset;
   int64_t heads, kv_heads, head_dim;
   int64_t q_stride, out_stride;
@@ -74,16 +76,17 @@ struct AttentionArgs {
   float scale, softcap;
   int64_t window;
   bool causal;
-  // Keys and values as codes (kv_quant.h): k and v are u8, the kv strides count bytes, and the grid of key (s, h', j)
-  // stands at s * kv_heads * grid_head_stride + h' * grid_head_stride + j. head_dim is at most kKvHeadDim.
+  // Keys and values as codes (kv_quant.h): k and v are u8, the kv strides count bytes, and the grid of key
+  // (s, h', j) stands at s * kv_heads * grid_head_stride + h' * grid_head_stride + j. head_dim is at most
+  // kKvHeadDim.
   KvQuant kv = {};
   const uint16_t* k_scales = nullptr;
   const uint16_t* v_scales = nullptr;
   const uint8_t* k_zeros = nullptr;  // null for int8
   const uint8_t* v_zeros = nullptr;
   int64_t grid_head_stride = 0;
-  // For training: the log-sum-exp of each row of scores, [sequences * query_tokens, heads], -inf for a row that
-  // sees no key. Null: not wanted.
+  // For training: the log-sum-exp of each row of scores, [sequences * query_tokens, heads], -inf for a row
+  // that sees no key. Null: not wanted.
   float* log_sum_exp = nullptr;
 };
 
@@ -95,8 +98,8 @@ struct MatmulArgs {
   const float* bias;   // [n] or null
   float* out;          // [m, n]; must not alias x
   int64_t m, n, k, x_stride, out_stride;
-  bool accumulate;     // add to out instead of overwriting it
-  void* workspace;     // matmul_workspace_bytes(m, n, k) bytes, 64-byte aligned
+  bool accumulate;  // add to out instead of overwriting it
+  void* workspace;  // matmul_workspace_bytes(m, n, k) bytes, 64-byte aligned
 };
 
 // The same with codes.
@@ -186,7 +189,7 @@ struct DivergenceArgs {
   const float* logits_q;  // [rows, columns]
   const double* log_sum_exp_p;
   const double* log_sum_exp_q;
-  double* kl;             // [rows]
+  double* kl;  // [rows]
   int64_t rows, columns, p_stride, q_stride;
 };
 
@@ -194,22 +197,51 @@ struct DivergenceArgs {
 struct SparseSummary {
   SparsityPattern pattern;
   int64_t out = 0, in = 0;
-  double density = 1.0;                 // share of weights that are kept
-  DType value_dtype = DType::u8;        // f32, bf16 or f16; u8: codes of `scheme`
+  double density = 1.0;           // share of weights that are kept
+  DType value_dtype = DType::u8;  // f32, bf16 or f16; u8: codes of `scheme`
   std::optional<QuantScheme> scheme{};
-  bool rounds_inputs = false;           // the product is one of integers
+  bool rounds_inputs = false;  // the product is one of integers
 
   static SparseSummary of(const SparseTensor& weight);
 };
 
-// Whether a backend multiplies the sparse form of a matrix, or wants it expanded to the dense form of the same
-// values or scheme because that is faster.
+// Whether a backend multiplies the sparse form of a matrix, or wants it expanded to the dense form of the
+// same values or scheme because that is faster.
 struct KernelChoice {
   bool is_sparse;
   std::string reason;  // "sparse kernel 1.31x of dense"
 };
 
-class TrainingBackend;  // training_backend.h
+// Rows of keys or values to their places in a cache:
+//   cache[s, h, first_position + i, :] = rows[s * tokens + i, h * head_dim ..]
+// as floats (rounded to `dtype`), or as codes of `kv` with one grid per row and head (kv_quant.h).
+struct KvAppendArgs {
+  const float* rows;  // [sequences * tokens, kv_heads * head_dim]
+  void* cache;        // [sequences, kv_heads, capacity, head_dim] of dtype, or codes [.., row_bytes]
+  DType dtype;        // f32; on a GPU also bf16. Ignored with codes
+  int64_t sequences, tokens, kv_heads, head_dim, capacity, first_position, stride;
+  KvQuant kv = {};
+  uint16_t* scales = nullptr;  // f16 [sequences, kv_heads, capacity]
+  uint8_t* zeros = nullptr;    // the same; null for int8
+};
+
+// x = decode(encode(x)) for rows of heads, in place (kv_round of kv_quant.h).
+struct KvRoundArgs {
+  float* x;  // [rows, heads * head_dim]
+  int64_t rows, heads, head_dim, stride;
+  KvQuant kv;
+};
+
+// out[r, 0 .. width) = x[r, 0 .. width), bytes; rows apart by the strides (in bytes). No overlap.
+struct CopyRowsArgs {
+  const void* x;
+  void* out;
+  int64_t rows, width, x_stride, out_stride;
+};
+
+class TrainingBackend;    // training_backend.h
+class StatisticsBackend;  // statistics_backend.h
+class DecodeBackend;      // decode_backend.h
 
 class Backend {
  public:
@@ -219,10 +251,25 @@ class Backend {
 
   virtual Result<std::shared_ptr<Storage>> allocate(size_t bytes) = 0;
 
+  // Bytes between host memory and the device's, in the order of the operations. upload(): `from` may change
+  // as soon as it returns. download(): waits for everything before it. Error 6 of an upload, download or
+  // finish(): that of the first operation since the last of them that the device refused or broke off, with
+  // its name. Hosts copy.
+  virtual Status upload(void* to, const void* from, size_t bytes);
+  virtual Status download(void* to, const void* from, size_t bytes);
+  virtual Status finish();                      // waits for everything asked so far
+  virtual void zero(void* to, size_t bytes);    // memory of the device
+  virtual void copy_rows(const CopyRowsArgs&);  // both sides on the device
+  // How far operands of products are rounded, as a share of their size: 0 for float products, 2^-9 where both
+  // become bf16. Sums are always float. The bounds of tolerance.h grow by it.
+  virtual double operand_roundoff() const { return 0.0; }
+
   virtual void rms_norm(const RmsNormArgs&) = 0;
   virtual void layer_norm(const LayerNormArgs&) = 0;
   virtual void rotary(const RotaryArgs&) = 0;
   virtual void attention(const AttentionArgs&) = 0;
+  virtual void kv_append(const KvAppendArgs&);  // hosts: the scalar definition, rows in parallel
+  virtual void kv_round(const KvRoundArgs&);
   virtual void activation(const ActivationArgs&) = 0;
   virtual void gated_activation(const GatedActivationArgs&) = 0;
   virtual void add(const AddArgs&) = 0;
@@ -236,15 +283,15 @@ class Backend {
   virtual size_t matmul_workspace_bytes(int64_t m, int64_t n, int64_t k) const = 0;
   virtual void matmul(const MatmulArgs&) = 0;
 
-  // Repacks codes for the kernel that the table will choose; exit 4 for a scheme without a kernel, 6 without memory.
-  // `reserve_only` layouts ("canonical") keep the tensor itself.
+  // Repacks codes for the kernel that the table will choose; exit 4 for a scheme without a kernel, 6 without
+  // memory. `reserve_only` layouts ("canonical") keep the tensor itself.
   virtual Result<PackedMatrix> prepack(std::shared_ptr<const QuantizedTensor> weight) = 0;
   // The inverse of prepack.
   virtual Result<QuantizedTensor> unpack(const PackedMatrix& packed) = 0;
 
   // The same for sparse matrices. The choice follows from the summary, the backend's level and its table of
-  // measured speeds; the other two work whatever it says. Error of prepack_sparse: exit 4 for codes without a sparse
-  // kernel (the caller expands them), 6.
+  // measured speeds; the other two work whatever it says. Error of prepack_sparse: exit 4 for codes without a
+  // sparse kernel (the caller expands them), 6.
   virtual KernelChoice choose_sparse(const SparseSummary& weight) const = 0;
   virtual Result<PackedMatrix> prepack_sparse(std::shared_ptr<const SparseTensor> weight) = 0;
   virtual Result<SparseTensor> unpack_sparse(const PackedMatrix& packed) = 0;
@@ -254,12 +301,16 @@ class Backend {
 
   // The operations of training; null where this device does not train.
   virtual TrainingBackend* training() { return nullptr; }
+  // Statistics and solvers of calibration; null where the host's own code does them.
+  virtual StatisticsBackend* statistics() { return nullptr; }
+  // Fused decode steps that replay as one; null where a step is made of the operations above.
+  virtual DecodeBackend* decoding() { return nullptr; }
 };
 
 // The installed backends. Installing is done by cli (and by tests); the last one for a device wins.
 void install_backend(std::unique_ptr<Backend> backend);
-Backend& backend_for(Device device);          // asserts that one is installed
+Backend& backend_for(Device device);  // asserts that one is installed
 bool has_backend(Device device);
-std::vector<Backend*> installed_backends();   // in order of installation
+std::vector<Backend*> installed_backends();  // in order of installation
 
 }  // namespace pare

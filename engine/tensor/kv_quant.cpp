@@ -115,23 +115,4 @@ float kv_value(KvQuant quant, const uint8_t* codes, uint16_t scale, uint8_t zero
   return step * (float(code) - float(zero));
 }
 
-void kv_round(KvQuant quant, Tensor& x, int64_t heads) {
-  if (quant.is_none()) return;
-  const int64_t head_dim = x.size(1) / heads, stride = x.row_stride();
-  float* data = x.mutable_data<float>();
-  constexpr int64_t kRowsAtOnce = 16;
-  parallel_ranges(x.size(0), kRowsAtOnce, [&](int64_t begin, int64_t end) {
-    std::array<uint8_t, size_t{kKvHeadDim}> codes;
-    uint16_t scale = 0;
-    uint8_t zero = 0;
-    for (int64_t row = begin; row < end; ++row) {
-      for (int64_t head = 0; head < heads; ++head) {
-        float* vector = data + row * stride + head * head_dim;
-        kv_encode(quant, vector, head_dim, codes.data(), &scale, &zero);
-        kv_decode(quant, codes.data(), scale, zero, head_dim, vector);
-      }
-    }
-  });
-}
-
 }  // namespace pare

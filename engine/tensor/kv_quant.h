@@ -49,7 +49,4 @@ void kv_decode(KvQuant quant, const uint8_t* codes, uint16_t scale, uint8_t zero
 float kv_value(KvQuant quant, const uint8_t* codes, uint16_t scale, uint8_t zero, int64_t head_dim,
                int64_t d);
 
-// x = decode(encode(x)) for rows [rows, heads * head_dim], in place.
-void kv_round(KvQuant quant, Tensor& x, int64_t heads);
-
 }  // namespace pare

@@ -32,6 +32,13 @@ void attention_cached(const Tensor& q, const Tensor& k, const Tensor& v, const A
 void attention_cached(const Tensor& q, KvQuant kv, const KvCodes& k, const KvCodes& v, const AttentionShape& shape,
                       Tensor& out);
 
+// rows [sequences * tokens, kv_heads * head_dim] to their places in a cache [sequences, kv_heads, capacity, head_dim].
+void kv_append(const Tensor& rows, int64_t tokens, int64_t first_position, const Tensor& cache);
+void kv_append(const Tensor& rows, int64_t tokens, int64_t first_position, KvQuant kv, int64_t head_dim,
+               const KvCodes& cache);
+// x = decode(encode(x)) for rows [rows, heads * head_dim], in place.
+void kv_round(KvQuant kv, Tensor& x, int64_t heads);
+
 void activation(Activation kind, const Tensor& x, Tensor& out);
 void gated_activation(Activation kind, const Tensor& gate, const Tensor& up, Tensor& out);
 void add(const Tensor& x, const Tensor& y, Tensor& out);

@@ -6,13 +6,19 @@
 #include <fmt/core.h>
 
 #include "engine/core/assert.h"
+#include "engine/tensor/backend.h"
 
 namespace pare {
 
 Storage::~Storage() = default;
 
 Result<std::shared_ptr<Storage>> Storage::allocate(size_t bytes, Device device) {
-  PARE_ASSERT(device.is_host(), "[storage] host memory asked for on {}", device.name());
+  if (!device.is_host()) {
+    Backend& backend = backend_for(device);
+    PARE_TRY(std::shared_ptr<Storage> storage, backend.allocate(bytes));
+    backend.zero(storage->mutable_data(), bytes);
+    return storage;
+  }
   constexpr size_t kAlignment = 64;
   // calloc instead of an aligned allocation: large blocks come as untouched zero pages, so reserving memory
   // that is never used costs nothing.

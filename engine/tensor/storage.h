@@ -11,7 +11,7 @@ namespace pare {
 
 class Storage {
  public:
-  // Zero-filled host memory aligned to 64 bytes; exit 6 when there is none.
+  // Zero-filled memory aligned to 64 bytes; exit 6 when there is none. That of a GPU comes from its backend.
   static Result<std::shared_ptr<Storage>> allocate(size_t bytes, Device device);
   // Read-only bytes that stay valid as long as `owner` (a mapped file).
   static std::shared_ptr<Storage> borrow(const void* data, size_t bytes, std::shared_ptr<const void> owner,

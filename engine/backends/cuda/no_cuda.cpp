@@ -1,4 +1,5 @@
 // Stands in for this folder in a build without CUDA.
+#include "engine/backends/cuda/cuda_backend.h"
 #include "engine/backends/cuda/device_info.h"
 
 namespace pare {
@@ -12,5 +13,24 @@ std::string why_no_gpu() {
 bool built_with_cuda() {
   return false;
 }
+
+Result<std::unique_ptr<Backend>> make_cuda_backend(int index, const CudaOptions&) {
+  return Error{.exit = Exit::unsupported,
+               .rule = "CU01",
+               .path = "cuda:" + std::to_string(index),
+               .where = {},
+               .what = "this build has no CUDA",
+               .got = {},
+               .limit = {}};
+}
+
+namespace cuda {
+
+MemoryUse memory_use(const Backend&) {
+  return {};
+}
+void fail_allocation(int64_t) {}
+
+}  // namespace cuda
 
 }  // namespace pare

@@ -10,48 +10,6 @@
 namespace pare {
 namespace {
 
-// Rows [sequences * tokens, kv_heads * head_dim] to their places in a cache [sequences, kv_heads, capacity,
-// head_dim].
-void append_to_cache(const Tensor& rows, const Batch& batch, const Tensor& cache) {
-  const int64_t kv_heads = cache.size(1), capacity = cache.size(2), head_dim = cache.size(3);
-  const int64_t tokens = batch.tokens_per_sequence;
-  const float* source = rows.data<float>();
-  float* target = cache.mutable_data<float>();
-  for (int64_t sequence = 0; sequence < batch.sequences; ++sequence) {
-    for (int64_t token = 0; token < tokens; ++token) {
-      const float* row = source + (sequence * tokens + token) * rows.row_stride();
-      for (int64_t head = 0; head < kv_heads; ++head) {
-        const int64_t place =
-            ((sequence * kv_heads + head) * capacity + batch.first_position + token) * head_dim;
-        std::memcpy(target + place, row + head * head_dim, size_t(head_dim) * sizeof(float));
-      }
-    }
-  }
-}
-
-// The same with codes.
-void append_to_cache(const Tensor& rows, const Batch& batch, KvQuant kv, int64_t head_dim,
-                     const KvCodes& cache) {
-  const int64_t kv_heads = cache.codes.size(1), capacity = cache.codes.size(2),
-                row_bytes = cache.codes.size(3);
-  const float* source = rows.data<float>();
-  uint8_t* codes = cache.codes.mutable_data<uint8_t>();
-  uint16_t* scales = cache.scales.mutable_data<uint16_t>();
-  uint8_t* zeros = kv.has_zeros() ? cache.zeros.mutable_data<uint8_t>() : nullptr;
-  constexpr int64_t kRowsAtOnce = 16;
-  parallel_ranges(batch.tokens(), kRowsAtOnce, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
-      const int64_t sequence = row / batch.tokens_per_sequence;
-      const int64_t position = batch.first_position + row % batch.tokens_per_sequence;
-      for (int64_t head = 0; head < kv_heads; ++head) {
-        const int64_t place = (sequence * kv_heads + head) * capacity + position;
-        kv_encode(kv, source + row * rows.row_stride() + head * head_dim, head_dim, codes + place * row_bytes,
-                  scales + place, zeros != nullptr ? zeros + place : nullptr);
-      }
-    }
-  });
-}
-
 void fill_positions(const Batch& batch, Tensor& positions) {
   int32_t* out = positions.mutable_data<int32_t>();
   for (int64_t i = 0; i < batch.tokens(); ++i)
@@ -116,23 +74,24 @@ void Attention::mix(const Tensor& x, const Batch& batch, const RotaryTable* rota
                                    .causal = is_causal};
   if (cache == nullptr) {
     // What a cache of codes would give back, so that whole sequences score as they would be generated.
-    kv_round(kv, k, shape.kv_heads);
-    kv_round(kv, v, shape.kv_heads);
+    ops::kv_round(kv, k, shape.kv_heads);
+    ops::kv_round(kv, v, shape.kv_heads);
     ops::attention(q, k, v, extent, mixed);
     return;
   }
   PARE_ASSERT(cache->kv == kv, "[attention] cache of {} for keys and values of {}", cache->kv.name(),
               kv.name());
   if (!kv.is_none()) {
-    append_to_cache(k, batch, kv, shape.head_dim, cache->key_codes);
-    append_to_cache(v, batch, kv, shape.head_dim, cache->value_codes);
+    ops::kv_append(k, batch.tokens_per_sequence, batch.first_position, kv, shape.head_dim, cache->key_codes);
+    ops::kv_append(v, batch.tokens_per_sequence, batch.first_position, kv, shape.head_dim,
+                   cache->value_codes);
     ops::attention_cached(q, kv, cache->key_codes, cache->value_codes, extent, mixed);
   } else {
     PARE_ASSERT(cache->keys.size(0) == batch.sequences && cache->keys.size(2) >= extent.key_tokens,
                 "[attention] cache {} for {} sequences of {} positions", cache->keys.shape().text(),
                 batch.sequences, extent.key_tokens);
-    append_to_cache(k, batch, cache->keys);
-    append_to_cache(v, batch, cache->values);
+    ops::kv_append(k, batch.tokens_per_sequence, batch.first_position, cache->keys);
+    ops::kv_append(v, batch.tokens_per_sequence, batch.first_position, cache->values);
     ops::attention_cached(q, cache->keys, cache->values, extent, mixed);
   }
 }

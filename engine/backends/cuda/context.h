@@ -1,0 +1,106 @@
+// engine/backends/cuda/context.h: one GPU as kernels and ops see it: stream, memory, scratch, the first
+// error.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "engine/backends/cuda/cuda_backend.h"
+#include "engine/core/assert.h"
+#include "engine/core/result.h"
+
+namespace pare::cuda {
+
+// One launch: blocks of threads and bytes of dynamic shared memory.
+struct LaunchShape {
+  dim3 grid;
+  dim3 block;
+  size_t shared_bytes = 0;
+  bool is_dependent = false;  // may start before the one before it ends; the kernel waits itself (ptx.h)
+};
+
+// Every block size of ours divides into whole warps.
+constexpr int kWarp = 32;
+// Blocks of a one-dimensional grid; asserts that they fit.
+inline unsigned blocks_for(int64_t items, int64_t per_block) {
+  const int64_t blocks = (items + per_block - 1) / per_block;
+  PARE_ASSERT(blocks <= 0x7fffffff, "[cuda] a grid of {} blocks", blocks);
+  return unsigned(blocks);
+}
+
+class MemoryPool;
+
+class Context {
+ public:
+  static Result<std::unique_ptr<Context>> open(int index, const CudaOptions& options);
+  ~Context();
+  Context(const Context&) = delete;
+  Context& operator=(const Context&) = delete;
+
+  int index() const { return index_; }
+  MathMode math() const { return math_; }
+  const cudaDeviceProp& properties() const { return properties_; }
+  int multiprocessors() const { return properties_.multiProcessorCount; }
+  int compute_capability() const { return properties_.major * 10 + properties_.minor; }
+  cudaStream_t stream() const { return stream_; }
+
+  // Launches on the stream. An error is kept under `name`, to be told at the next take_error().
+  template <typename... Params, typename... Args>
+  void launch(const char* name, void (*kernel)(Params...), const LaunchShape& shape, Args&&... args) {
+    if (!allow_shared(name, reinterpret_cast<const void*>(kernel), shape.shared_bytes)) return;
+    cudaLaunchAttribute attribute{};
+    cudaLaunchConfig_t config{};
+    config.gridDim = shape.grid;
+    config.blockDim = shape.block;
+    config.dynamicSmemBytes = shape.shared_bytes;
+    config.stream = stream_;
+    if (shape.is_dependent && compute_capability() >= 90) {
+      attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+      attribute.val.programmaticStreamSerializationAllowed = 1;
+      config.attrs = &attribute;
+      config.numAttrs = 1;
+    }
+    ++launches_;
+    note(cudaLaunchKernelEx(&config, kernel, std::forward<Args>(args)...), name);
+  }
+  // Keeps the first error, with the call that it came from.
+  void note(cudaError_t status, const char* call);
+  bool failed() const { return first_error_ != cudaSuccess; }
+  Status take_error();
+  int64_t launches() const { return launches_; }  // since the context was opened
+
+  MemoryPool& pool() { return *pool_; }
+  // Device memory for partial results of one operation: valid until the next operation that asks. Grows by
+  // itself outside of a capture; null (and an error noted) when it cannot.
+  void* scratch(size_t bytes);
+  template <typename T>
+  T* scratch_of(int64_t count) {
+    return static_cast<T*>(scratch(size_t(count) * sizeof(T)));
+  }
+  bool is_capturing() const { return is_capturing_; }
+  void set_capturing(bool capturing) { is_capturing_ = capturing; }
+
+ private:
+  Context() = default;
+  // More than 48 KiB of dynamic shared memory must be asked for once per kernel.
+  bool allow_shared(const char* name, const void* kernel, size_t bytes);
+
+  int index_ = 0;
+  MathMode math_ = MathMode::bf16;
+  cudaDeviceProp properties_{};
+  cudaStream_t stream_ = nullptr;
+  cudaError_t first_error_ = cudaSuccess;
+  std::string failed_call_;
+  int64_t launches_ = 0;
+  bool is_capturing_ = false;
+  std::unique_ptr<MemoryPool> pool_;
+  std::shared_ptr<void> scratch_;
+  size_t scratch_bytes_ = 0;
+};
+
+}  // namespace pare::cuda

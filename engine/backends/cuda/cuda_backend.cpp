@@ -1,0 +1,69 @@
+#include "engine/backends/cuda/cuda_backend.h"
+
+#include <fmt/core.h>
+
+#include "engine/backends/cuda/backend_class.h"
+#include "engine/backends/cuda/memory_pool.h"
+
+namespace pare {
+
+Result<std::unique_ptr<Backend>> make_cuda_backend(int index, const CudaOptions& options) {
+  PARE_TRY(std::unique_ptr<cuda::Context> context, cuda::Context::open(index, options));
+  return std::unique_ptr<Backend>(std::make_unique<cuda::CudaBackend>(std::move(context)));
+}
+
+namespace cuda {
+
+MemoryUse memory_use(const Backend& backend) {
+  PARE_ASSERT(backend.device().kind == Device::Kind::cuda, "[cuda] memory of {}", backend.device().name());
+  return const_cast<CudaBackend&>(static_cast<const CudaBackend&>(backend)).context().pool().use();
+}
+
+CudaBackend::~CudaBackend() = default;
+
+std::string CudaBackend::description() const {
+  const cudaDeviceProp& properties = context_->properties();
+  return fmt::format("cuda: {}, compute capability {}.{}, {} products", properties.name, properties.major,
+                     properties.minor, context_->math() == MathMode::f32 ? "f32" : "bf16");
+}
+
+Result<std::shared_ptr<Storage>> CudaBackend::allocate(size_t bytes) {
+  PARE_TRY(std::shared_ptr<void> block, context_->pool().allocate(bytes));
+  void* data = block.get();
+  return Storage::adopt(data, bytes, std::move(block), device());
+}
+
+Status CudaBackend::upload(void* to, const void* from, size_t bytes) {
+  if (bytes > 0) {
+    // From pageable memory the call returns when the bytes have been read.
+    context_->note(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, context_->stream()), "upload");
+  }
+  return context_->take_error();
+}
+
+Status CudaBackend::download(void* to, const void* from, size_t bytes) {
+  if (bytes > 0)
+    context_->note(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, context_->stream()), "download");
+  return finish();
+}
+
+Status CudaBackend::finish() {
+  context_->note(cudaStreamSynchronize(context_->stream()), "an operation before");
+  return context_->take_error();
+}
+
+void CudaBackend::zero(void* to, size_t bytes) {
+  if (bytes > 0) context_->note(cudaMemsetAsync(to, 0, bytes, context_->stream()), "zero");
+}
+
+void CudaBackend::copy_rows(const CopyRowsArgs& a) {
+  if (a.rows == 0 || a.width == 0) return;
+  const cudaError_t status =
+      a.rows == 1 ? cudaMemcpyAsync(a.out, a.x, size_t(a.width), cudaMemcpyDeviceToDevice, context_->stream())
+                  : cudaMemcpy2DAsync(a.out, size_t(a.out_stride), a.x, size_t(a.x_stride), size_t(a.width),
+                                      size_t(a.rows), cudaMemcpyDeviceToDevice, context_->stream());
+  context_->note(status, "copy_rows");
+}
+
+}  // namespace cuda
+}  // namespace pare

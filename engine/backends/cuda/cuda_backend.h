@@ -1,0 +1,33 @@
+// engine/backends/cuda/cuda_backend.h: the backend of one GPU. Includes nothing of CUDA.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "engine/backends/cuda/math_mode.h"
+#include "engine/tensor/backend.h"
+
+namespace pare {
+
+struct CudaOptions {
+  cuda::MathMode math = cuda::MathMode::bf16;
+  uint64_t max_bytes = 0;  // ceiling of device memory (--max-vram); 0: what is free
+};
+
+// Opens GPU `index`. Exit 4 in a build without CUDA; exit 6 when the device is missing, too old (below
+// compute capability 8.0) or does not answer.
+Result<std::unique_ptr<Backend>> make_cuda_backend(int index, const CudaOptions& options);
+
+namespace cuda {
+
+struct MemoryUse {
+  uint64_t held_bytes = 0, peak_bytes = 0, ceiling_bytes = 0;
+};
+// Of a backend that make_cuda_backend() made.
+MemoryUse memory_use(const Backend& backend);
+
+// Test seam: the n-th allocation from now on fails (0: none does).
+void fail_allocation(int64_t n);
+
+}  // namespace cuda
+}  // namespace pare

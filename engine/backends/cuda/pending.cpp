@@ -1,0 +1,159 @@
+// Operations that no file of this folder defines yet. Shrinks to nothing.
+#include "engine/backends/cuda/backend_class.h"
+
+namespace pare::cuda {
+
+void CudaBackend::rotary(const RotaryArgs&) {
+  PARE_ASSERT(false, "[cuda] rotary is not there yet");
+}
+void CudaBackend::attention(const AttentionArgs&) {
+  PARE_ASSERT(false, "[cuda] attention is not there yet");
+}
+void CudaBackend::kv_append(const KvAppendArgs&) {
+  PARE_ASSERT(false, "[cuda] kv_append is not there yet");
+}
+void CudaBackend::kv_round(const KvRoundArgs&) {
+  PARE_ASSERT(false, "[cuda] kv_round is not there yet");
+}
+void CudaBackend::activation(const ActivationArgs&) {
+  PARE_ASSERT(false, "[cuda] activation is not there yet");
+}
+void CudaBackend::gated_activation(const GatedActivationArgs&) {
+  PARE_ASSERT(false, "[cuda] gated_activation is not there yet");
+}
+void CudaBackend::add(const AddArgs&) {
+  PARE_ASSERT(false, "[cuda] add is not there yet");
+}
+void CudaBackend::softcap(const SoftcapArgs&) {
+  PARE_ASSERT(false, "[cuda] softcap is not there yet");
+}
+void CudaBackend::softmax(const SoftmaxArgs&) {
+  PARE_ASSERT(false, "[cuda] softmax is not there yet");
+}
+void CudaBackend::embedding(const EmbeddingArgs&) {
+  PARE_ASSERT(false, "[cuda] embedding is not there yet");
+}
+void CudaBackend::quantized_embedding(const QuantizedEmbeddingArgs&) {
+  PARE_ASSERT(false, "[cuda] quantized_embedding is not there yet");
+}
+void CudaBackend::cross_entropy(const CrossEntropyArgs&) {
+  PARE_ASSERT(false, "[cuda] cross_entropy is not there yet");
+}
+void CudaBackend::divergence(const DivergenceArgs&) {
+  PARE_ASSERT(false, "[cuda] divergence is not there yet");
+}
+size_t CudaBackend::matmul_workspace_bytes(int64_t, int64_t, int64_t) const {
+  return 0;
+}
+void CudaBackend::matmul(const MatmulArgs&) {
+  PARE_ASSERT(false, "[cuda] matmul is not there yet");
+}
+Result<PackedMatrix> CudaBackend::prepack(std::shared_ptr<const QuantizedTensor>) {
+  return Error{.exit = Exit::unsupported,
+               .rule = "CU01",
+               .path = "cuda",
+               .where = {},
+               .what = "prepack is not there yet",
+               .got = {},
+               .limit = {}};
+}
+Result<QuantizedTensor> CudaBackend::unpack(const PackedMatrix&) {
+  return Error{.exit = Exit::unsupported,
+               .rule = "CU01",
+               .path = "cuda",
+               .where = {},
+               .what = "unpack is not there yet",
+               .got = {},
+               .limit = {}};
+}
+size_t CudaBackend::packed_matmul_workspace_bytes(const PackedMatrix&, int64_t) const {
+  return 0;
+}
+void CudaBackend::packed_matmul(const PackedMatmulArgs&) {
+  PARE_ASSERT(false, "[cuda] packed_matmul is not there yet");
+}
+KernelChoice CudaBackend::choose_sparse(const SparseSummary&) const {
+  return {false, "not there yet"};
+}
+Result<PackedMatrix> CudaBackend::prepack_sparse(std::shared_ptr<const SparseTensor>) {
+  return Error{.exit = Exit::unsupported,
+               .rule = "CU01",
+               .path = "cuda",
+               .where = {},
+               .what = "prepack_sparse is not there yet",
+               .got = {},
+               .limit = {}};
+}
+Result<SparseTensor> CudaBackend::unpack_sparse(const PackedMatrix&) {
+  return Error{.exit = Exit::unsupported,
+               .rule = "CU01",
+               .path = "cuda",
+               .where = {},
+               .what = "unpack_sparse is not there yet",
+               .got = {},
+               .limit = {}};
+}
+StatisticsBackend* CudaBackend::statistics() {
+  return nullptr;
+}
+DecodeBackend* CudaBackend::decoding() {
+  return nullptr;
+}
+
+size_t CudaTraining::matmul_input_backward_workspace_bytes(int64_t, int64_t, int64_t) const {
+  return 0;
+}
+void CudaTraining::matmul_input_backward(const MatmulInputBackwardArgs&) {
+  PARE_ASSERT(false, "[cuda] matmul_input_backward is not there yet");
+}
+size_t CudaTraining::matmul_weight_backward_workspace_bytes(int64_t, int64_t, int64_t) const {
+  return 0;
+}
+void CudaTraining::matmul_weight_backward(const MatmulWeightBackwardArgs&) {
+  PARE_ASSERT(false, "[cuda] matmul_weight_backward is not there yet");
+}
+void CudaTraining::rms_norm_backward(const RmsNormBackwardArgs&) {
+  PARE_ASSERT(false, "[cuda] rms_norm_backward is not there yet");
+}
+void CudaTraining::layer_norm_backward(const LayerNormBackwardArgs&) {
+  PARE_ASSERT(false, "[cuda] layer_norm_backward is not there yet");
+}
+void CudaTraining::rotary_backward(const RotaryArgs&) {
+  PARE_ASSERT(false, "[cuda] rotary_backward is not there yet");
+}
+void CudaTraining::attention_backward(const AttentionBackwardArgs&) {
+  PARE_ASSERT(false, "[cuda] attention_backward is not there yet");
+}
+void CudaTraining::activation_backward(const ActivationBackwardArgs&) {
+  PARE_ASSERT(false, "[cuda] activation_backward is not there yet");
+}
+void CudaTraining::gated_activation_backward(const GatedActivationBackwardArgs&) {
+  PARE_ASSERT(false, "[cuda] gated_activation_backward is not there yet");
+}
+void CudaTraining::softmax_backward(const SoftmaxBackwardArgs&) {
+  PARE_ASSERT(false, "[cuda] softmax_backward is not there yet");
+}
+void CudaTraining::embedding_backward(const EmbeddingBackwardArgs&) {
+  PARE_ASSERT(false, "[cuda] embedding_backward is not there yet");
+}
+void CudaTraining::loss_rows(const LossRowsArgs&) {
+  PARE_ASSERT(false, "[cuda] loss_rows is not there yet");
+}
+void CudaTraining::adamw(const AdamWArgs&) {
+  PARE_ASSERT(false, "[cuda] adamw is not there yet");
+}
+void CudaTraining::sgd(const SgdArgs&) {
+  PARE_ASSERT(false, "[cuda] sgd is not there yet");
+}
+double CudaTraining::sum_of_squares(const float*, int64_t) {
+  PARE_ASSERT(false, "[cuda] sum_of_squares is not there yet");
+  return 0.0;
+}
+void CudaTraining::fake_quantize(const FakeQuantizeArgs&) {
+  PARE_ASSERT(false, "[cuda] fake_quantize is not there yet");
+}
+void CudaTraining::fake_quantize_backward(const FakeQuantizeBackwardArgs&) {
+  PARE_ASSERT(false, "[cuda] fake_quantize_backward is not there yet");
+}
+
+}  // namespace pare::cuda

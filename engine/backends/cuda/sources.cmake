@@ -1,0 +1,9 @@
+# Sources of the CUDA backend: built by nvcc here, and as host C++ by tests/cuda_emulator. One per line.
+set(PARE_CUDA_SOURCES
+  context.cpp
+  cuda_backend.cpp
+  device_info.cu
+  memory_pool.cpp
+  norm.cu
+  pending.cpp
+)
