@@ -2,6 +2,7 @@
 #pragma once
 
 #include "engine/backends/cuda/context.h"
+#include "engine/backends/cuda/statistics_class.h"
 #include "engine/backends/cuda/training_class.h"
 #include "engine/tensor/backend.h"
 
@@ -10,7 +11,7 @@ namespace pare::cuda {
 class CudaBackend final : public Backend {
  public:
   explicit CudaBackend(std::unique_ptr<Context> context)
-      : context_(std::move(context)), training_(*context_) {}
+      : context_(std::move(context)), training_(*context_), statistics_(*context_) {}
   ~CudaBackend() override;
 
   Device device() const override { return Device::cuda(context_->index()); }
@@ -51,7 +52,7 @@ class CudaBackend final : public Backend {
   Result<SparseTensor> unpack_sparse(const PackedMatrix& packed) override;
 
   TrainingBackend* training() override { return &training_; }
-  StatisticsBackend* statistics() override;
+  StatisticsBackend* statistics() override { return &statistics_; }
   DecodeBackend* decoding() override;
 
   Context& context() { return *context_; }
@@ -60,6 +61,7 @@ class CudaBackend final : public Backend {
  private:
   std::unique_ptr<Context> context_;
   CudaTraining training_;
+  CudaStatistics statistics_;
 };
 
 }  // namespace pare::cuda

@@ -2,6 +2,7 @@
 // of ops.
 #pragma once
 
+#include "engine/backends/reference/statistics_class.h"
 #include "engine/backends/reference/training_class.h"
 #include "engine/core/assert.h"
 #include "engine/tensor/backend.h"
@@ -42,9 +43,11 @@ class ReferenceBackend final : public Backend {
   void packed_matmul(const PackedMatmulArgs& a) override;
 
   TrainingBackend* training() override { return &training_; }
+  StatisticsBackend* statistics() override { return &statistics_; }
 
  private:
   ReferenceTraining training_;
+  ReferenceStatistics statistics_;
 };
 
 // Element `index` of an array of f32, bf16 or f16.
