@@ -3,6 +3,7 @@ set(PARE_CUDA_SOURCES
   context.cpp
   cuda_backend.cpp
   device_info.cu
+  int8_layout.cpp
   memory_pool.cpp
   norm.cu
   pending.cpp
