@@ -66,15 +66,24 @@ class Context {
       config.numAttrs = 1;
     }
     ++launches_;
+#ifdef PARE_CUDA_EMULATOR
+    ::emulator::name_next_launch(name);
+#endif
     note(cudaLaunchKernelEx(&config, kernel, std::forward<Args>(args)...), name);
   }
   // Keeps the first error, with the call that it came from.
   void note(cudaError_t status, const char* call);
-  bool failed() const { return first_error_ != cudaSuccess; }
+  bool failed() const {
+    return first_error_ != cudaSuccess;
+  }
   Status take_error();
-  int64_t launches() const { return launches_; }  // since the context was opened
+  int64_t launches() const {
+    return launches_;
+  }  // since the context was opened
 
-  MemoryPool& pool() { return *pool_; }
+  MemoryPool& pool() {
+    return *pool_;
+  }
   // Device memory for partial results of one operation: valid until the next operation that asks. Grows by
   // itself outside of a capture; null (and an error noted) when it cannot.
   void* scratch(size_t bytes);
@@ -82,8 +91,12 @@ class Context {
   T* scratch_of(int64_t count) {
     return static_cast<T*>(scratch(size_t(count) * sizeof(T)));
   }
-  bool is_capturing() const { return is_capturing_; }
-  void set_capturing(bool capturing) { is_capturing_ = capturing; }
+  bool is_capturing() const {
+    return is_capturing_;
+  }
+  void set_capturing(bool capturing) {
+    is_capturing_ = capturing;
+  }
 
  private:
   Context() = default;

@@ -68,8 +68,8 @@ __device__ __forceinline__ T block_max(T value, T lowest) {
 
 // Two floats as bf16, rounded to nearest even; `low` in the low half.
 __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-  return *reinterpret_cast<const uint32_t*>(&pair);
+  const uint32_t first = __bfloat16_as_ushort(__float2bfloat16_rn(low));
+  return first | uint32_t(__bfloat16_as_ushort(__float2bfloat16_rn(high))) << 16;
 }
 __device__ __forceinline__ float bf16_low(uint32_t pair) {
   return __uint_as_float(pair << 16);

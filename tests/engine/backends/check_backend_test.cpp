@@ -53,11 +53,15 @@ class Wrong : public Backend {
   Result<PackedMatrix> prepack(std::shared_ptr<const QuantizedTensor> weight) override {
     return right_.prepack(std::move(weight));
   }
-  KernelChoice choose_sparse(const SparseSummary& weight) const override { return right_.choose_sparse(weight); }
+  KernelChoice choose_sparse(const SparseSummary& weight) const override {
+    return right_.choose_sparse(weight);
+  }
   Result<PackedMatrix> prepack_sparse(std::shared_ptr<const SparseTensor> weight) override {
     return right_.prepack_sparse(std::move(weight));
   }
-  Result<SparseTensor> unpack_sparse(const PackedMatrix& packed) override { return right_.unpack_sparse(packed); }
+  Result<SparseTensor> unpack_sparse(const PackedMatrix& packed) override {
+    return right_.unpack_sparse(packed);
+  }
   Result<QuantizedTensor> unpack(const PackedMatrix& packed) override {
     Result<QuantizedTensor> tensor = right_.unpack(packed);
     if (wrong_codes) tensor->codes = *converted_codes(*tensor);

@@ -6,8 +6,10 @@
 
 #include "engine/backends/check/check_backend.h"
 #include "engine/backends/cpu/cpu_backend.h"
+#include "engine/backends/cuda/cuda_backend.h"
 #include "engine/backends/reference/reference_backend.h"
 #include "engine/tensor/float_formats.h"
+#include "tests/engine/backends/host_view.h"
 
 namespace pare::test {
 namespace {
@@ -39,6 +41,14 @@ std::vector<TestBackend> test_backends() {
   for (const cpu::Isa level : {cpu::Isa::generic, cpu::Isa::avx2, cpu::Isa::avx512}) {
     if (level > cpu::host_isa()) break;
     list.push_back({"cpu_" + std::string(cpu::isa_name(level)), [level] { return make_cpu_backend(level); }});
+  }
+  for (const cuda::MathMode math : {cuda::MathMode::f32, cuda::MathMode::bf16}) {
+    list.push_back({math == cuda::MathMode::f32 ? "cuda_f32" : "cuda_bf16", [math] {
+                      auto gpu = make_cuda_backend(0, {.math = math});
+                      PARE_ASSERT(gpu.has_value(), "[test_backends] {}",
+                                  gpu ? "" : format_error(gpu.error()));
+                      return make_host_view(*std::move(gpu));
+                    }});
   }
   return list;
 }

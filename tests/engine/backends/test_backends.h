@@ -17,7 +17,8 @@ struct TestBackend {
   std::string name;  // "reference", "cpu_avx2"
   std::function<std::unique_ptr<Backend>()> make;
 };
-// The reference, and one CPU backend per level that this host has.
+// The reference, one CPU backend per level that this host has, and the CUDA backend in both modes of its products: on the
+// emulator, or on GPU 0 in a build for it.
 std::vector<TestBackend> test_backends();
 
 Backend& oracle();                                 // the reference backend
