@@ -39,7 +39,7 @@ struct Int8Segments {
   Int8Segments() = default;
   explicit Int8Segments(const IntegerSegments& segments);
 
-  int64_t padded() const { return steps * kInt8Step; }  // columns of a padded row
+  constexpr int64_t padded() const { return steps * kInt8Step; }  // columns of a padded row
 };
 
 bool is_int8_layout(const PackedLayout& layout);
