@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "cli/backends.h"
+#include "engine/backends/cuda/cuda_backend.h"
 #include "engine/core/log.h"
 #include "engine/core/memory.h"
 #include "engine/core/parallel.h"
@@ -86,14 +87,22 @@ void add_common(CLI::App* verb, Commands& commands, bool computes) {
   verb->add_flag("--allow-unindexed", common.allow_unindexed,
                  "ignore tensors of a shard that the index does not name");
   verb->add_flag("--strict", common.strict, "a wrong total_size in the index is an error, not a warning");
-  verb->add_flag("--ignore-activation-quant", common.ignore_activation_quant,
-                 "read only the weights of a checkpoint whose activations are quantized in a way that is not executed");
+  verb->add_flag(
+      "--ignore-activation-quant", common.ignore_activation_quant,
+      "read only the weights of a checkpoint whose activations are quantized in a way that is not executed");
   verb->add_option("--weights", common.weights,
                    "which weight file of a model folder to read, where there is a choice")
       ->type_name("FILE");
   if (!computes) return;
   verb->add_option("--device", common.device, "where to compute: auto, cpu, cuda, cuda:N, reference, check")
       ->type_name("DEVICE");
+  verb->add_option("--max-vram", common.max_vram,
+                   "device memory that --device cuda may use, for example 20GB (default: what is free)")
+      ->type_name("SIZE");
+  verb->add_option("--gpu-math", common.gpu_math,
+                   "products on a GPU: bf16 (tensor cores, sums in float) or f32")
+      ->check(CLI::IsMember({"bf16", "f32"}))
+      ->type_name("FORM");
   verb->add_option("--threads", common.threads,
                    "CPU threads; 0 takes one per CPU. Results do not depend on it")
       ->check(CLI::Range(0, 4096))
@@ -121,13 +130,18 @@ Result<Device> chosen_device(const CommonOptions& common) {
         name == "cuda" ? std::optional<int64_t>(0) : parse_int(std::string_view(name).substr(5));
     if (!index || *index < 0 || *index > 1023)
       return usage("--device", "not a device", name, "cuda:0, cuda:1, ...");
-    return Error{.exit = Exit::unsupported,
-                 .rule = "CL11",
-                 .path = Device::cuda(int(*index)).name(),
-                 .where = {},
-                 .what = "this build has no CUDA backend; use --device cpu",
-                 .got = {},
-                 .limit = {}};
+    const Device device = Device::cuda(int(*index));
+    if (has_backend(device)) return device;
+    CudaOptions options{.math = common.gpu_math == "f32" ? cuda::MathMode::f32 : cuda::MathMode::bf16};
+    if (!common.max_vram.empty()) {
+      const auto bytes = parse_bytes(common.max_vram);
+      if (!bytes || *bytes == 0)
+        return usage("--max-vram", "not a size", common.max_vram, "for example 20GB or 512MiB");
+      options.max_bytes = *bytes;
+    }
+    PARE_TRY(std::unique_ptr<Backend> backend, make_cuda_backend(int(*index), options));
+    install_backend(std::move(backend));
+    return device;
   }
   return usage("--device", "not a device", name, "auto, cpu, cuda, cuda:N, reference, check");
 }

@@ -20,6 +20,7 @@ namespace pare::cli {
 // Options that every command accepts.
 struct CommonOptions {
   std::string device = "auto";  // auto, cpu, cuda, cuda:N, reference, check
+  std::string max_vram, gpu_math = "bf16";
   int threads = 0;              // 0: one per CPU
   uint64_t seed = 0;
   std::string max_memory;           // "8GB"; empty: 90 % of what is available

@@ -8,6 +8,7 @@
 
 #include "engine/core/parallel.h"
 #include "engine/core/text.h"
+#include "engine/tensor/transfer.h"
 #include "engine/tokenizer/token_windows.h"
 #include "evaluate/damage_walk.h"
 #include "evaluate/scores.h"
@@ -82,11 +83,12 @@ class DamageRun {
       logit_rows_ = std::max(logit_rows_, window.score_end - window.score_begin);
     logit_rows_ = std::min(logit_rows_, options_.logit_rows);
     {
-      PARE_TRY(DamageWalk walk, DamageWalk::open(std::move(original), groups_, logit_rows_));
+      PARE_TRY(DamageWalk walk, DamageWalk::open(std::move(original), groups_, logit_rows_, options_.device));
       original_.emplace(std::move(walk));
     }
     {
-      PARE_TRY(DamageWalk walk, DamageWalk::open(std::move(compressed), groups_, logit_rows_));
+      PARE_TRY(DamageWalk walk,
+               DamageWalk::open(std::move(compressed), groups_, logit_rows_, options_.device));
       compressed_.emplace(std::move(walk));
     }
     PARE_CHECK(check_vocabularies(compressed_->model(), original_->model()));
@@ -132,8 +134,9 @@ class DamageRun {
     const bool wanted = options_.activation_histograms;
     PARE_CHECK(original_->run_block(block, groups_, wanted ? &before : nullptr, advance_));
     PARE_CHECK(compressed_->run_block(block, groups_, wanted ? &after : nullptr, advance_));
-    PARE_TRY(const double error, relative_error(original_->hidden(), compressed_->hidden(),
-                                                compressed_->model().source(), block));
+    PARE_TRY(const Tensor hidden, moved(original_->hidden(), Device::cpu()));
+    PARE_TRY(const Tensor other, moved(compressed_->hidden(), Device::cpu()));
+    PARE_TRY(const double error, relative_error(hidden, other, compressed_->model().source(), block));
     report_.blocks.push_back({.block = block, .relative_error = error});
     for (auto& [site, histogram] : before) {
       report_.sites.push_back({.block = block,

@@ -34,6 +34,7 @@ DamageTokens damage_tokens(std::span<const int32_t> ids, int64_t context, int64_
                            std::string source);
 
 struct DamageOptions {
+  Device device = Device::cpu();
   int64_t batch_tokens = 4096;  // rows per pass through a block; at least one window
   int64_t logit_rows = 512;     // logits are made for this many rows at a time
   int64_t worst_tokens = 20;
@@ -86,7 +87,7 @@ struct DamageReport {
 Result<uint64_t> damage_report_bytes(const WeightSource& original, const WeightSource& compressed,
                                      const DamageTokens& tokens, const DamageOptions& options);
 
-// Walks both models over the tokens on the CPU. `tokenizer` may be null: then worst tokens have no text.
+// Walks both models over the tokens. `tokenizer` may be null: then worst tokens have no text.
 // `advance` gets tokens done, blocks of both * input tokens in the end; an error from it ends the walk. The
 // same bytes for any number of threads. Without blocks, sites and weights where depth or width differ. Exit 3
 // when vocabularies differ or an id has no row; 7 (NU16) for values that are not finite.

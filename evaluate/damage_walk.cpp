@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "engine/models/expert_slots.h"
+#include "engine/tensor/transfer.h"
 
 namespace pare {
 namespace {
@@ -49,18 +50,19 @@ size_t walk_workspace_bytes(const Model& model, const std::vector<WindowGroup>& 
 }
 
 Result<DamageWalk> DamageWalk::open(std::shared_ptr<const WeightSource> source,
-                                    const std::vector<WindowGroup>& groups, int64_t logit_rows) {
+                                    const std::vector<WindowGroup>& groups, int64_t logit_rows,
+                                    Device device) {
   DamageWalk walk;
-  PARE_TRY(walk.model_, Model::open(std::move(source), Device::cpu()));
+  PARE_TRY(walk.model_, Model::open(std::move(source), device));
   const ModelConfig& config = walk.model_->config();
   const int64_t rows = groups.empty() ? 0 : groups.back().row + groups.back().batch.tokens();
   int64_t longest = 0;
   for (const WindowGroup& group : groups) longest = std::max(longest, group.batch.tokens_per_sequence);
   PARE_CHECK(walk.model_->reserve_positions(longest));
-  PARE_TRY(walk.hidden_, Tensor::allocate(DType::f32, {rows, config.hidden_size}));
-  PARE_TRY(walk.logits_, Tensor::allocate(DType::f32, {logit_rows, config.vocabulary_size}));
+  PARE_TRY(walk.hidden_, Tensor::allocate(DType::f32, {rows, config.hidden_size}, device));
+  PARE_TRY(walk.logits_, Tensor::allocate(DType::f32, {logit_rows, config.vocabulary_size}, device));
   PARE_TRY(walk.workspace_,
-           Workspace::reserve(walk_workspace_bytes(*walk.model_, groups, logit_rows), Device::cpu()));
+           Workspace::reserve(walk_workspace_bytes(*walk.model_, groups, logit_rows), device));
   return walk;
 }
 
@@ -106,9 +108,10 @@ Status DamageWalk::run_stages(int index, const Batch& batch, Tensor& hidden,
     PARE_CHECK(model_->produce(index, site, batch, is_normed ? hidden : normed, x, workspace_));
     const BlockConfig& shape = model_->config().blocks[size_t(index)];
     const bool has_slots = site == Site::mlp_out && shape.is_mixture();
-    if (!has_slots) histograms[site].add(x);
+    PARE_TRY(const Tensor seen, moved(x, Device::cpu()));
+    if (!has_slots) histograms[site].add(seen);
     if (!is_normed) model_->consume(index, site, x, hidden, workspace_);
-    if (has_slots) histograms[site].add(ExpertSlots::of(shape).compact(x));
+    if (has_slots) histograms[site].add(ExpertSlots::of(shape).compact(seen));
   }
   return {};
 }

@@ -25,10 +25,10 @@ class DamageWalk {
  public:
   // Hidden states of all rows and the workspace. Nothing of the model is loaded yet. Exit 3, 4, 6.
   static Result<DamageWalk> open(std::shared_ptr<const WeightSource> source,
-                                 const std::vector<WindowGroup>& groups, int64_t logit_rows);
+                                 const std::vector<WindowGroup>& groups, int64_t logit_rows, Device device);
 
   Model& model() { return *model_; }
-  const Tensor& hidden() const { return hidden_; }  // f32 [rows, hidden]
+  const Tensor& hidden() const { return hidden_; }  // f32 [rows, hidden], on the device
 
   // ids i32 [rows], in the order of the groups.
   Status embed(const Tensor& ids, const std::vector<WindowGroup>& groups);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "engine/tensor/transfer.h"
 #include "evaluate/scores.h"
 
 namespace pare {
@@ -44,7 +45,7 @@ class Walker {
   Status run(const Tensor& ids, const Batch& batch) {
     watch_.start();
     rows_ = hidden_.rows(0, batch.tokens());
-    PARE_CHECK(model_->embed(ids.on(model_->device()), batch, rows_, workspace_));
+    PARE_CHECK(model_->embed(ids, batch, rows_, workspace_));
     for (int block = 0; block < int(model_->config().block_count()); ++block) {
       if (!was_loaded_) PARE_CHECK(model_->load_block(block));
       PARE_CHECK(model_->run_block(block, batch, rows_, nullptr, workspace_));
@@ -228,7 +229,7 @@ Result<Tensor> all_logits(Model& model, const Tensor& ids, const EvaluateOptions
   for (int64_t begin = 0; begin < batch.tokens(); begin += logit_rows) {
     const int64_t end = std::min(batch.tokens(), begin + logit_rows);
     PARE_TRY(Tensor logits, walker.logits(begin, end));
-    std::copy_n(logits.data<float>(), logits.numel(), out.rows(begin, end).mutable_data<float>());
+    PARE_CHECK(copy_into(logits, out.rows(begin, end)));
   }
   return out.reshaped({batch.sequences, batch.tokens_per_sequence, vocabulary});
 }

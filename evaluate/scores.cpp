@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "engine/tensor/ops.h"
+#include "engine/tensor/transfer.h"
 
 namespace pare {
 namespace {
@@ -33,6 +34,14 @@ void append(const Tensor& tensor, std::vector<T>& out) {
   out.insert(out.end(), tensor.data<T>(), tensor.data<T>() + tensor.numel());
 }
 
+// The same of a tensor on any device.
+template <typename T>
+Status append_values(const Tensor& tensor, std::vector<T>& out) {
+  PARE_TRY(const Tensor seen, moved(tensor, Device::cpu()));
+  append(seen, out);
+  return {};
+}
+
 }  // namespace
 
 std::vector<uint8_t> TokenScores::same_best() const {
@@ -52,26 +61,25 @@ std::vector<size_t> TokenScores::worst(size_t count) const {
   return order;
 }
 
-Result<RowScorer::Buffers> RowScorer::Buffers::allocate(int64_t rows) {
+Result<RowScorer::Buffers> RowScorer::Buffers::allocate(int64_t rows, Device device) {
   Buffers buffers;
-  PARE_TRY(buffers.targets, Tensor::allocate(DType::i32, {rows}));
-  PARE_TRY(buffers.log_sum_exp, Tensor::allocate(DType::f64, {rows}));
-  PARE_TRY(buffers.nll, Tensor::allocate(DType::f64, {rows}));
-  PARE_TRY(buffers.best, Tensor::allocate(DType::i32, {rows}));
+  PARE_TRY(buffers.targets, Tensor::allocate(DType::i32, {rows}, device));
+  PARE_TRY(buffers.log_sum_exp, Tensor::allocate(DType::f64, {rows}, device));
+  PARE_TRY(buffers.nll, Tensor::allocate(DType::f64, {rows}, device));
+  PARE_TRY(buffers.best, Tensor::allocate(DType::i32, {rows}, device));
   return buffers;
 }
 
-RowScorer::Buffers RowScorer::Buffers::first(int64_t rows, Device device) const {
-  return {targets.rows(0, rows).on(device), log_sum_exp.rows(0, rows).on(device),
-          nll.rows(0, rows).on(device), best.rows(0, rows).on(device)};
+RowScorer::Buffers RowScorer::Buffers::first(int64_t rows) const {
+  return {targets.rows(0, rows), log_sum_exp.rows(0, rows), nll.rows(0, rows), best.rows(0, rows)};
 }
 
 Result<RowScorer> RowScorer::make(int64_t rows, const Model& model, const Model* reference) {
   RowScorer scorer(model, reference);
-  PARE_TRY(scorer.own_, Buffers::allocate(rows));
+  PARE_TRY(scorer.own_, Buffers::allocate(rows, model.device()));
   if (reference != nullptr) {
-    PARE_TRY(scorer.other_, Buffers::allocate(rows));
-    PARE_TRY(scorer.kl_, Tensor::allocate(DType::f64, {rows}));
+    PARE_TRY(scorer.other_, Buffers::allocate(rows, reference->device()));
+    PARE_TRY(scorer.kl_, Tensor::allocate(DType::f64, {rows}, model.device()));
   }
   return scorer;
 }
@@ -79,25 +87,30 @@ Result<RowScorer> RowScorer::make(int64_t rows, const Model& model, const Model*
 Status RowScorer::score(const ScoredRows& rows, const Tensor& logits, const Tensor& reference_logits,
                         TokenScores& scores) {
   const int64_t count = int64_t(rows.targets.size());
-  Buffers own = own_.first(count, model_->device());
-  std::copy_n(rows.targets.begin(), count, own.targets.mutable_data<int32_t>());
+  PARE_TRY(const Tensor targets, Tensor::allocate(DType::i32, {count}));
+  std::copy_n(rows.targets.begin(), count, targets.mutable_data<int32_t>());
+  Buffers own = own_.first(count);
+  PARE_CHECK(copy_into(targets, own.targets));
   ops::cross_entropy(logits, own.targets, own.log_sum_exp, own.nll, own.best);
-  PARE_CHECK(check_finite(own.nll, *model_, rows));
-  append(own.nll, scores.nll);
-  append(own.best, scores.best);
+  PARE_TRY(const Tensor nll, moved(own.nll, Device::cpu()));
+  PARE_CHECK(check_finite(nll, *model_, rows));
+  append(nll, scores.nll);
+  PARE_CHECK(append_values(own.best, scores.best));
   for (int64_t r = 0; r < count; ++r) scores.positions.push_back(rows.first_target + r);
   if (reference_ == nullptr) return {};
 
-  Buffers other = other_.first(count, reference_->device());
-  std::copy_n(rows.targets.begin(), count, other.targets.mutable_data<int32_t>());
+  Buffers other = other_.first(count);
+  PARE_CHECK(copy_into(targets, other.targets));
   ops::cross_entropy(reference_logits, other.targets, other.log_sum_exp, other.nll, other.best);
-  PARE_CHECK(check_finite(other.nll, *reference_, rows));
-  Tensor kl = kl_.rows(0, count).on(model_->device());
-  ops::divergence(reference_logits.on(model_->device()), logits, other.log_sum_exp.on(model_->device()),
-                  own.log_sum_exp, kl);
-  append(other.nll, scores.reference_nll);
-  append(other.best, scores.reference_best);
-  append(kl, scores.kl);
+  PARE_TRY(const Tensor reference_nll, moved(other.nll, Device::cpu()));
+  PARE_CHECK(check_finite(reference_nll, *reference_, rows));
+  Tensor kl = kl_.rows(0, count);
+  PARE_TRY(const Tensor seen, moved(reference_logits, model_->device()));
+  PARE_TRY(const Tensor log_sums, moved(other.log_sum_exp, model_->device()));
+  ops::divergence(seen, logits, log_sums, own.log_sum_exp, kl);
+  append(reference_nll, scores.reference_nll);
+  PARE_CHECK(append_values(other.best, scores.reference_best));
+  PARE_CHECK(append_values(kl, scores.kl));
   return {};
 }
 

@@ -45,9 +45,9 @@ class RowScorer {
 
  private:
   struct Buffers {
-    Tensor targets, log_sum_exp, nll, best;
-    static Result<Buffers> allocate(int64_t rows);
-    Buffers first(int64_t rows, Device device) const;
+    Tensor targets, log_sum_exp, nll, best;  // where the model computes
+    static Result<Buffers> allocate(int64_t rows, Device device);
+    Buffers first(int64_t rows) const;
   };
   RowScorer(const Model& model, const Model* reference) : model_(&model), reference_(reference) {}
   const Model* model_;

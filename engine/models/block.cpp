@@ -104,18 +104,16 @@ std::unique_ptr<Block> Block::plan(const WeightSource& source, const ModelDescri
   return block;
 }
 
-void Block::forward(const Batch& batch, const RotaryTable* rotary, BlockCache* cache, Tensor& hidden,
-                    Workspace& workspace) const {
+Status Block::forward(const Batch& batch, const RotaryTable* rotary, BlockCache* cache, Tensor& hidden,
+                      Workspace& workspace) const {
   const Workspace::Scope scope(workspace);
   Tensor normed = workspace.take(DType::f32, hidden.shape());
   input_norm_.forward(hidden, normed);
   attention_.forward(normed, batch, rotary, cache, hidden, workspace);
   post_attention_norm_.forward(hidden, normed);
-  if (is_mixture()) {
-    experts_.forward(normed, hidden, workspace);
-  } else {
-    mlp_.forward(normed, hidden, workspace);
-  }
+  if (is_mixture()) return experts_.forward(normed, hidden, workspace);
+  mlp_.forward(normed, hidden, workspace);
+  return {};
 }
 
 void Block::produce(Site site, const Batch& batch, const RotaryTable* rotary, const Tensor& from, Tensor& x,

@@ -31,8 +31,8 @@ class Block {
                                      int index, Device device);
 
   // In place: hidden f32 [tokens, hidden]. rotary is null for learned positions.
-  void forward(const Batch& batch, const RotaryTable* rotary, BlockCache* cache, Tensor& hidden,
-               Workspace& workspace) const;
+  Status forward(const Batch& batch, const RotaryTable* rotary, BlockCache* cache, Tensor& hidden,
+                 Workspace& workspace) const;
   size_t workspace_bytes(const Batch& batch) const;
 
   // forward() in four stages, for callers that look at the inputs of linears or replace linears in between.

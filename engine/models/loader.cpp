@@ -1,6 +1,7 @@
 #include "engine/models/loader.h"
 
 #include "engine/core/assert.h"
+#include "engine/tensor/transfer.h"
 
 namespace pare {
 
@@ -15,8 +16,9 @@ Result<Tensor> Loader::floats(const TensorSpec& spec) const {
   PARE_TRY(const WeightData data, source_.load(spec.name));
   PARE_TRY(const Tensor stored, data.to_dense_tensor());
   PARE_TRY(const Tensor values, converted(stored, DType::f32));
+  PARE_TRY(Tensor own, moved(values, device_));
   source_.release(spec.name);
-  return values.on(device_);
+  return own;
 }
 
 Result<Weight> Loader::weight(Role role, int block, WeightUse use, int expert) const {

@@ -11,6 +11,7 @@
 #include "engine/models/rope.h"
 #include "engine/tensor/backend.h"
 #include "engine/tensor/ops.h"
+#include "engine/tensor/transfer.h"
 
 namespace pare {
 
@@ -44,7 +45,7 @@ Result<KvQuant> stored_kv(const WeightSource& source) {
 
 Result<std::unique_ptr<Model>> Model::open(std::shared_ptr<const WeightSource> source, Device device,
                                            std::optional<KvQuant> kv) {
-  if (!has_backend(device) || !device.is_host())
+  if (!has_backend(device))
     return Error{
         .exit = Exit::unsupported, .path = device.name(), .what = "models do not run on this device"};
   std::unique_ptr<Model> model(new Model());
@@ -163,6 +164,7 @@ size_t Model::workspace_bytes(const Batch& batch, int64_t logit_rows) const {
   size_t bytes = 0;
   if (config().positions == ModelConfig::Positions::learned)
     bytes = Workspace::bytes_for(DType::i32, {batch.tokens()});
+  if (!device_.is_host()) bytes += Workspace::bytes_for(DType::i32, {batch.tokens()});  // ids
   for (int i = 0; i < int(config().block_count()); ++i) {
     const std::unique_ptr<Block>& loaded = blocks_[size_t(i)];
     bytes = std::max(bytes, loaded != nullptr
@@ -180,9 +182,7 @@ size_t Model::workspace_bytes(const Batch& batch, int64_t logit_rows) const {
   return bytes;
 }
 
-Status Model::embed(const Tensor& ids, const Batch& batch, Tensor& hidden, Workspace& workspace) {
-  PARE_ASSERT(embedding_.defined(), "[model] the embedding is not loaded");
-  PARE_ASSERT(ids.numel() == batch.tokens(), "[model] {} ids for {} tokens", ids.numel(), batch.tokens());
+Status Model::check_vocabulary(const Tensor& ids) const {
   const int32_t* values = ids.data<int32_t>();
   for (int64_t i = 0; i < ids.numel(); ++i) {
     if (values[i] >= 0 && values[i] < config().vocabulary_size) continue;
@@ -193,7 +193,24 @@ Status Model::embed(const Tensor& ids, const Batch& batch, Tensor& hidden, Works
                  .got = std::to_string(values[i]),
                  .limit = std::to_string(config().vocabulary_size - 1)};
   }
-  embedding_.gather(ids, float(config().embedding_scale), /*accumulate=*/false, hidden);
+  return {};
+}
+
+Status Model::embed(const Tensor& ids, const Batch& batch, Tensor& hidden, Workspace& workspace) {
+  PARE_ASSERT(embedding_.defined(), "[model] the embedding is not loaded");
+  PARE_ASSERT(ids.numel() == batch.tokens(), "[model] {} ids for {} tokens", ids.numel(), batch.tokens());
+  const Workspace::Scope scope(workspace);
+  Tensor own = ids;
+  if (ids.device().is_host()) {
+    PARE_CHECK(check_vocabulary(ids));
+    if (device_.is_host()) {
+      own = ids.on(device_);
+    } else {
+      own = workspace.take(DType::i32, {batch.tokens()});
+      PARE_CHECK(copy_into(ids.reshaped({batch.tokens()}), own));
+    }
+  }
+  embedding_.gather(own, float(config().embedding_scale), /*accumulate=*/false, hidden);
   if (config().positions != ModelConfig::Positions::learned) return {};
 
   const int64_t last = config().position_offset + batch.first_position + batch.tokens_per_sequence;
@@ -204,11 +221,8 @@ Status Model::embed(const Tensor& ids, const Batch& batch, Tensor& hidden, Works
                  .what = "sequence longer than the model's table of positions",
                  .got = std::to_string(batch.first_position + batch.tokens_per_sequence),
                  .limit = std::to_string(position_table_.out() - config().position_offset)};
-  const Workspace::Scope scope(workspace);
   Tensor positions = workspace.take(DType::i32, {batch.tokens()});
-  int32_t* out = positions.mutable_data<int32_t>();
-  for (int64_t i = 0; i < batch.tokens(); ++i)
-    out[i] = int32_t(config().position_offset + batch.first_position + i % batch.tokens_per_sequence);
+  ops::positions(config().position_offset + batch.first_position, batch.tokens_per_sequence, positions);
   position_table_.gather(positions, 1.0f, /*accumulate=*/true, hidden);
   return {};
 }
@@ -222,14 +236,20 @@ Status Model::run_block(int index, const Batch& batch, Tensor& hidden, BlockCach
   if (batch.tokens() == 0) return {};
   RotaryTable* rotary = positions_->table(config().blocks[size_t(index)].head_dim);
   if (rotary != nullptr) PARE_CHECK(rotary->reserve(batch.first_position + batch.tokens_per_sequence));
-  blocks_[size_t(index)]->forward(batch, rotary, cache, hidden, workspace);
-  return {};
+  return blocks_[size_t(index)]->forward(batch, rotary, cache, hidden, workspace);
 }
 
 Status Model::produce(int index, Site site, const Batch& batch, const Tensor& from, Tensor& x,
                       Workspace& workspace) {
   PARE_ASSERT(block_loaded(index), "[model] block {} is not loaded", index);
-  RotaryTable* rotary = positions_->table(config().blocks[size_t(index)].head_dim);
+  const BlockConfig& shape = config().blocks[size_t(index)];
+  if (!device_.is_host() && site == Site::mlp_out && shape.is_mixture())
+    return Error{
+        .exit = Exit::unsupported,
+        .path = source_->path(),
+        .where = fmt::format("block {}", index),
+        .what = "inputs of the experts of a mixture are looked at on the CPU only; use --device cpu"};
+  RotaryTable* rotary = positions_->table(shape.head_dim);
   if (rotary != nullptr) PARE_CHECK(rotary->reserve(batch.tokens_per_sequence));
   blocks_[size_t(index)]->produce(site, batch, rotary, from, x, workspace);
   return {};

@@ -12,8 +12,8 @@
 
 namespace pare {
 
-class Block;  // block.h: one transformer layer
-struct Norm;  // layers/norm.h
+class Block;            // block.h: one transformer layer
+struct Norm;            // layers/norm.h
 struct AttentionParts;  // layers/attention.h
 
 // Rows of a batch: `sequences` sequences of `tokens_per_sequence` consecutive tokens each; the first token of
@@ -27,7 +27,7 @@ struct Batch {
 
 // Keys and values of one block for positions before and including the current batch: as floats, or as codes.
 struct BlockCache {
-  Tensor keys;    // f32 [sequences, kv_heads, capacity, head_dim]
+  Tensor keys;    // f32, or bf16 on a GPU [sequences, kv_heads, capacity, head_dim]
   Tensor values;  // the same
   KvQuant kv = {};
   KvCodes key_codes = {}, value_codes = {};
@@ -67,7 +67,8 @@ class Model {
   // a time). Also before anything is loaded.
   size_t workspace_bytes(const Batch& batch, int64_t logit_rows) const;
 
-  // hidden f32 [tokens, hidden]. ids i32 [tokens]. Exit 3 for an id outside the vocabulary, 2 for a position
+  // hidden f32 [tokens, hidden]. ids i32 [tokens], on any host or on the model's device. Exit 3 for an id
+  // outside the vocabulary (of ids on a GPU whoever wrote them there answers for that), 2 for a position
   // beyond a learned table.
   Status embed(const Tensor& ids, const Batch& batch, Tensor& hidden, Workspace& workspace);
   // In place: hidden -> output of block `index`. cache may be null (whole sequences from position 0).
@@ -83,8 +84,8 @@ class Model {
   void expert_output(int index, int expert, const Tensor& inner, Tensor& out, Workspace& workspace) const;
   // Loads one part (of an expert) of a loaded block again, after the source has changed.
   Status reload(int index, Role role, int expert = -1);
-  // Rotated queries and keys, and values of block `index`, from its input `hidden`, which stays as it is; views
-  // of what is taken from `kept`. Workspace as for run_block(). Whole sequences from position 0.
+  // Rotated queries and keys, and values of block `index`, from its input `hidden`, which stays as it is;
+  // views of what is taken from `kept`. Workspace as for run_block(). Whole sequences from position 0.
   Status attention_parts(int index, const Batch& batch, const Tensor& hidden, AttentionParts& parts,
                          Workspace& kept, Workspace& workspace);
   size_t attention_bytes(int index, const Batch& batch) const;  // of `kept`; also before anything is loaded
@@ -93,6 +94,7 @@ class Model {
 
  private:
   Model();
+  Status check_vocabulary(const Tensor& ids) const;
   const Weight& head_weight() const { return config().tied_head ? embedding_ : head_; }
   struct Positions;  // rotary tables, or nothing
   std::shared_ptr<const WeightSource> source_;

@@ -6,6 +6,7 @@
 
 #include "engine/core/assert.h"
 #include "engine/core/parallel.h"
+#include "engine/tensor/transfer.h"
 
 namespace pare {
 namespace {
@@ -141,10 +142,16 @@ Status RotaryTable::reserve(int64_t length) {
     PARE_TRY(cosines_, Tensor::allocate(DType::f32, {rows, rotary_dim_ / 2}, device_));
     PARE_TRY(sines_, Tensor::allocate(DType::f32, {rows, rotary_dim_ / 2}, device_));
   }
+  // Computed on the host; a GPU gets a copy.
+  Tensor host_cosines = cosines_, host_sines = sines_;
+  if (!device_.is_host()) {
+    PARE_TRY(host_cosines, Tensor::allocate(DType::f32, {rows, rotary_dim_ / 2}));
+    PARE_TRY(host_sines, Tensor::allocate(DType::f32, {rows, rotary_dim_ / 2}));
+  }
   const RotaryFrequencies frequencies = rotary_frequencies(rope_, rotary_dim_, max_positions_, length);
   const int64_t half = rotary_dim_ / 2;
-  float* cosines = cosines_.mutable_data<float>();
-  float* sines = sines_.mutable_data<float>();
+  float* cosines = host_cosines.mutable_data<float>();
+  float* sines = host_sines.mutable_data<float>();
   parallel_ranges(rows, kGrain, [&](int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; ++p) {
       for (int64_t k = 0; k < half; ++k) {
@@ -154,6 +161,10 @@ Status RotaryTable::reserve(int64_t length) {
       }
     }
   });
+  if (!device_.is_host()) {
+    PARE_CHECK(copy_into(host_cosines, cosines_));
+    PARE_CHECK(copy_into(host_sines, sines_));
+  }
   rows_ = rows;
   variant_ = wanted;
   return {};

@@ -7,6 +7,7 @@
 #include "engine/models/weight_training.h"
 #include "engine/tensor/backend.h"
 #include "engine/tensor/ops.h"
+#include "engine/tensor/transfer.h"
 
 namespace pare {
 
@@ -16,6 +17,18 @@ namespace {
 bool has_zero_code(const QuantScheme& scheme) {
   if (scheme.kind == QuantScheme::Kind::codebook) return scheme.codebook != "custom";
   return scheme.offset != QuantScheme::Offset::minimum;
+}
+
+// The codes where rows are gathered: the same object on a host, a copy on a GPU.
+Result<std::shared_ptr<const QuantizedTensor>> on_device(std::shared_ptr<const QuantizedTensor> codes,
+                                                         Device device) {
+  if (device.is_host()) return codes;
+  QuantizedTensor copy = *codes;
+  for (Tensor* part :
+       {&copy.codes, &copy.scales, &copy.zero_points, &copy.minimums, &copy.group_index, &copy.codebook}) {
+    PARE_TRY(*part, moved(*part, device));
+  }
+  return std::make_shared<const QuantizedTensor>(std::move(copy));
 }
 
 }  // namespace
@@ -33,8 +46,11 @@ Result<Weight> Weight::make(std::string name, const WeightData& data, bool trans
     if (use != WeightUse::gather) {
       PARE_TRY(weight.packed_, backend_for(device).prepack(quantized));
     }
-    if (use != WeightUse::multiply) weight.quantized_ = quantized;
-    weight.is_copy_ = weight.quantized_ == nullptr && weight.packed_.canonical == nullptr;
+    if (use != WeightUse::multiply) {
+      PARE_TRY(weight.quantized_, on_device(quantized, device));
+    }
+    weight.is_copy_ =
+        !device.is_host() || (weight.quantized_ == nullptr && weight.packed_.canonical == nullptr);
     return weight;
   }
   if (data.is_sparse()) {
@@ -45,7 +61,7 @@ Result<Weight> Weight::make(std::string name, const WeightData& data, bool trans
     PARE_CHECK(weight.make_low_rank(*data.low_rank(), use));
     return weight;
   }
-  Tensor dense = data.dense().on(device);
+  Tensor dense = data.dense();
   PARE_ASSERT(dense.shape().rank() == 2, "[weight] {} {}", weight.name_, dense.shape().text());
   // Kernels read bf16, f16 and f32; the 8-bit floats are exact in bf16.
   if (dense.dtype() == DType::f8_e4m3 || dense.dtype() == DType::f8_e5m2) {
@@ -58,7 +74,8 @@ Result<Weight> Weight::make(std::string name, const WeightData& data, bool trans
   }
   weight.out_ = dense.size(0);
   weight.in_ = dense.size(1);
-  weight.dense_ = dense.on(device);
+  PARE_TRY(weight.dense_, moved(dense, device));
+  if (!device.is_host()) weight.is_copy_ = true;
   return weight;
 }
 
@@ -75,8 +92,8 @@ Status Weight::make_sparse(std::shared_ptr<const SparseTensor> weight, WeightUse
   }
   is_copy_ = true;
   if (!sparse.has_codes() || !has_zero_code(*sparse.scheme)) {
-    PARE_TRY(dense_, sparse.to_dense());
-    dense_ = dense_.on(device_);
+    PARE_TRY(const Tensor dense, sparse.to_dense());
+    PARE_TRY(dense_, moved(dense, device_));
     return {};
   }
   PARE_TRY(QuantizedTensor whole, sparse.to_quantized({}, name_));
@@ -85,8 +102,10 @@ Status Weight::make_sparse(std::shared_ptr<const SparseTensor> weight, WeightUse
   if (use != WeightUse::gather) {
     PARE_TRY(packed_, backend_for(device_).prepack(shared));
   }
-  if (use != WeightUse::multiply) quantized_ = shared;
-  is_copy_ = quantized_ == nullptr && packed_.canonical == nullptr;
+  if (use != WeightUse::multiply) {
+    PARE_TRY(quantized_, on_device(shared, device_));
+  }
+  is_copy_ = !device_.is_host() || (quantized_ == nullptr && packed_.canonical == nullptr);
   return {};
 }
 
@@ -94,13 +113,13 @@ Status Weight::make_low_rank(const LowRankTensor& tensor, WeightUse use) {
   out_ = tensor.out();
   in_ = tensor.in();
   if (use != WeightUse::multiply) {
-    PARE_TRY(dense_, tensor.to_dense());
-    dense_ = dense_.on(device_);
+    PARE_TRY(const Tensor dense, tensor.to_dense());
+    PARE_TRY(dense_, moved(dense, device_));
     is_copy_ = true;
     return {};
   }
-  left_ = tensor.left.on(device_);
-  right_ = tensor.right.on(device_);
+  PARE_TRY(left_, moved(tensor.left, device_));
+  PARE_TRY(right_, moved(tensor.right, device_));
   rank_ = tensor.rank();
   if (!tensor.has_base()) return {};
   WeightData data;

@@ -1,6 +1,7 @@
 #include "engine/run/kv_cache.h"
 
 #include "engine/core/checked.h"
+#include "engine/tensor/backend.h"
 
 namespace pare {
 namespace {
@@ -48,8 +49,9 @@ Result<KvCache> KvCache::allocate(const ModelConfig& config, int64_t sequences, 
       continue;
     }
     const Shape extent{sequences, shape.kv_heads, capacity, shape.head_dim};
-    PARE_TRY(cache.blocks_[i].keys, Tensor::allocate(DType::f32, extent, device));
-    PARE_TRY(cache.blocks_[i].values, Tensor::allocate(DType::f32, extent, device));
+    const DType dtype = backend_for(device).kv_dtype();
+    PARE_TRY(cache.blocks_[i].keys, Tensor::allocate(dtype, extent, device));
+    PARE_TRY(cache.blocks_[i].values, Tensor::allocate(dtype, extent, device));
   }
   return cache;
 }

@@ -10,7 +10,8 @@ namespace pare {
 class KvCache {
  public:
   // Room for `capacity` positions of `sequences` sequences, in the form of config.kv: per position, block and
-  // head 8 d bytes as floats, 2 (d + 2) as int8, 2 (ceil(d / 2) + 3) as int4. Exit 6.
+  // head 8 d bytes as floats (4 d where the device keeps bf16), 2 (d + 2) as int8, 2 (ceil(d / 2) + 3) as
+  // int4. Exit 6.
   static Result<KvCache> allocate(const ModelConfig& config, int64_t sequences, int64_t capacity,
                                   Device device);
   static uint64_t bytes_for(const ModelConfig& config, int64_t sequences, int64_t capacity);

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "engine/core/assert.h"
+#include "engine/tensor/transfer.h"
 
 namespace pare {
 namespace {
@@ -29,9 +30,12 @@ Result<SequenceRunner> SequenceRunner::create(Model& model, int64_t prompt_token
   SequenceRunner runner(model);
   PARE_CHECK(model.reserve_positions(capacity));
   PARE_TRY(runner.cache_, KvCache::allocate(config, 1, capacity, device));
-  PARE_TRY(runner.ids_, Tensor::allocate(DType::i32, {rows}, device));
+  PARE_TRY(runner.ids_, Tensor::allocate(DType::i32, {rows}));
   PARE_TRY(runner.hidden_, Tensor::allocate(DType::f32, {rows, config.hidden_size}, device));
   PARE_TRY(runner.logits_, Tensor::allocate(DType::f32, {1, config.vocabulary_size}, device));
+  if (!device.is_host()) {
+    PARE_TRY(runner.host_logits_, Tensor::allocate(DType::f32, {1, config.vocabulary_size}));
+  }
   PARE_TRY(runner.workspace_, Workspace::reserve(scratch_bytes(model, prompt_tokens), device));
   return runner;
 }
@@ -51,7 +55,8 @@ Status SequenceRunner::run(std::span<const int32_t> tokens) {
     PARE_CHECK(run_chunk(tokens.subspan(begin, count)));
   }
   const Tensor last = hidden_.rows(last_row_, last_row_ + 1);
-  return model_->run_head(last, logits_, workspace_);
+  PARE_CHECK(model_->run_head(last, logits_, workspace_));
+  return host_logits_.defined() ? copy_into(logits_, host_logits_) : Status();
 }
 
 Status SequenceRunner::run_chunk(std::span<const int32_t> tokens) {

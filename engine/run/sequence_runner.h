@@ -21,7 +21,10 @@ class SequenceRunner {
   // Runs the tokens behind those in the cache, at most `prompt_tokens` of them; afterwards logits() predict
   // what follows the last one. Exit 3 for an id outside the vocabulary.
   Status run(std::span<const int32_t> tokens);
-  std::span<float> logits() { return {logits_.mutable_data<float>(), size_t(logits_.numel())}; }
+  std::span<float> logits() {
+    const Tensor& seen = host_logits_.defined() ? host_logits_ : logits_;
+    return {seen.mutable_data<float>(), size_t(seen.numel())};
+  }
 
   // Forgets everything from position `length` on.
   void rewind(int64_t length) { cache_.truncate(length); }
@@ -33,6 +36,7 @@ class SequenceRunner {
   Model* model_;
   KvCache cache_;
   Tensor ids_, hidden_, logits_;
+  Tensor host_logits_;  // on a GPU: a copy of logits_ for the sampler
   Workspace workspace_;
   int64_t last_row_ = 0;
 };

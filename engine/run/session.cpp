@@ -1,4 +1,5 @@
 #include "engine/run/session.h"
+#include "engine/tensor/transfer.h"
 
 #include <fmt/core.h>
 
@@ -13,7 +14,7 @@
 namespace pare {
 namespace {
 
-constexpr int64_t kLogitRows = 512;      // rows of score() that meet the head at once
+constexpr int64_t kLogitRows = 512;  // rows of score() that meet the head at once
 
 using Clock = std::chrono::steady_clock;
 double seconds_since(Clock::time_point start) {
@@ -195,14 +196,19 @@ Status Session::score(const Tensor& ids, const Batch& batch, Tensor& logits) {
   const size_t bytes =
       std::max(model_->workspace_bytes(batch, rows), model_->workspace_bytes(batch, batch.tokens() % rows));
   PARE_TRY(Workspace workspace, Workspace::reserve(bytes, device));
-  PARE_CHECK(model_->embed(ids.reshaped({batch.tokens()}).on(device), batch, hidden, workspace));
+  PARE_CHECK(model_->embed(ids.reshaped({batch.tokens()}), batch, hidden, workspace));
   for (int i = 0; i < int(config.block_count()); ++i)
     PARE_CHECK(model_->run_block(i, batch, hidden, /*cache=*/nullptr, workspace));
-  Tensor out = logits.on(device);
+  Tensor chunk;  // where the device writes; a GPU's are copied back
+  if (!device.is_host()) {
+    PARE_TRY(chunk, Tensor::allocate(DType::f32, {rows, config.vocabulary_size}, device));
+  }
   for (int64_t begin = 0; begin < batch.tokens(); begin += rows) {
     const int64_t end = std::min(begin + rows, batch.tokens());
-    Tensor part = out.rows(begin, end);
+    const Tensor target = logits.rows(begin, end);
+    Tensor part = device.is_host() ? target.on(device) : chunk.rows(0, end - begin);
     PARE_CHECK(model_->run_head(hidden.rows(begin, end), part, workspace));
+    if (!device.is_host()) PARE_CHECK(copy_into(part, target));
   }
   return {};
 }

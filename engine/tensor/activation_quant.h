@@ -1,11 +1,13 @@
-// engine/tensor/activation_quant.h: how the input of a quantized linear is rounded, so that the product is one of
-// integers. What the codes of the weight mean stands in quant_scheme.h; the two never share an enum.
+// engine/tensor/activation_quant.h: how the input of a quantized linear is rounded, so that the product is
+// one of integers. What the codes of the weight mean stands in quant_scheme.h; the two never share an enum.
 //
-//   real = scale * (code - zero_point),  code = clamp(rint(x / scale) + zero_point, low, high), rint half to even
+//   real = scale * (code - zero_point),  code = clamp(rint(x / scale) + zero_point, low, high), rint half to
+//   even
 //
-// Symmetric codes lie within +-(2^(bits-1) - 1), asymmetric ones within [-2^(bits-1), 2^(bits-1) - 1]. A dynamic scale
-// is found per token at run time: max|x| / (2^(bits-1) - 1), or the range widened to 0 over 2^bits - 1; a token of
-// zeros has scale 1 and codes of 0.0. A token with a NaN or an infinity gives NaN outputs. Source: docs/numerics.md.
+// Symmetric codes lie within +-(2^(bits-1) - 1), asymmetric ones within [-2^(bits-1), 2^(bits-1) - 1]. A
+// dynamic scale is found per token at run time: max|x| / (2^(bits-1) - 1), or the range widened to 0 over
+// 2^bits - 1; a token of zeros has scale 1 and codes of 0.0. A token with a NaN or an infinity gives NaN
+// outputs. Source: docs/numerics.md.
 #pragma once
 
 #include <cstdint>
@@ -24,10 +26,10 @@ struct ActivationQuant {
   };
 
   Mode mode = Mode::dynamic_token;
-  int bits = 8;           // 2 to 8 (stored); products exist for 8
+  int bits = 8;  // 2 to 8 (stored); products exist for 8
   bool symmetric = true;
-  float scale = 0.0f;     // static only: finite, > 0; else 0
-  int zero_point = 0;     // static asymmetric only: code of 0.0 in [-2^(bits-1), 2^(bits-1) - 1]; else 0
+  float scale = 0.0f;  // static only: finite, > 0; else 0
+  int zero_point = 0;  // static asymmetric only: code of 0.0 in [-2^(bits-1), 2^(bits-1) - 1]; else 0
 
   bool operator==(const ActivationQuant&) const = default;
 

@@ -8,6 +8,8 @@
 namespace pare {
 namespace {
 
+constexpr int64_t kRowsAtOnce = 16;
+
 // Every backend that was installed, the replaced ones too: others may hold references to them.
 std::vector<std::unique_ptr<Backend>>& backends() {
   static std::vector<std::unique_ptr<Backend>> list;
@@ -58,6 +60,29 @@ void Backend::copy_rows(const CopyRowsArgs& a) {
   auto* to = static_cast<std::byte*>(a.out);
   for (int64_t row = 0; row < a.rows; ++row)
     std::memcpy(to + row * a.out_stride, from + row * a.x_stride, size_t(a.width));
+}
+
+void Backend::positions(const PositionsArgs& a) {
+  for (int64_t i = 0; i < a.count; ++i) a.out[i] = int32_t(a.first + i % a.period);
+}
+
+void Backend::gather_rows(const GatherRowsArgs& a) {
+  parallel_ranges(a.count, kRowsAtOnce, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      std::memcpy(a.out + i * a.out_stride, a.x + a.index[i] / a.divisor * a.x_stride,
+                  size_t(a.channels) * sizeof(float));
+  });
+}
+
+void Backend::scatter_rows(const ScatterRowsArgs& a) {
+  parallel_ranges(a.count, kRowsAtOnce, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const float scale = a.scales[a.index[i]];
+      const float* from = a.x + i * a.x_stride;
+      float* to = a.out + a.index[i] / a.divisor * a.out_stride;
+      for (int64_t c = 0; c < a.channels; ++c) to[c] += scale * from[c];
+    }
+  });
 }
 
 void install_backend(std::unique_ptr<Backend> backend) {

@@ -239,6 +239,29 @@ struct CopyRowsArgs {
   int64_t rows, width, x_stride, out_stride;
 };
 
+// out[i] = first + i % period: positions of the rows of equally long sequences.
+struct PositionsArgs {
+  int32_t* out;  // [count]
+  int64_t count, period, first;
+};
+
+// Rows by number, as experts take them: out[i, :] = x[index[i] / divisor, :].
+struct GatherRowsArgs {
+  const float* x;
+  const int32_t* index;  // [count]
+  float* out;            // [count, channels]
+  int64_t count, channels, divisor, x_stride, out_stride;
+};
+
+// out[index[i] / divisor, :] += scales[index[i]] * x[i, :]; no two i of one call have the same target row.
+struct ScatterRowsArgs {
+  const float* x;        // [count, channels]
+  const int32_t* index;  // [count]
+  const float* scales;
+  float* out;
+  int64_t count, channels, divisor, x_stride, out_stride;
+};
+
 class TrainingBackend;    // training_backend.h
 class StatisticsBackend;  // statistics_backend.h
 class DecodeBackend;      // decode_backend.h
@@ -260,9 +283,14 @@ class Backend {
   virtual Status finish();                      // waits for everything asked so far
   virtual void zero(void* to, size_t bytes);    // memory of the device
   virtual void copy_rows(const CopyRowsArgs&);  // both sides on the device
+  virtual void positions(const PositionsArgs&);
+  virtual void gather_rows(const GatherRowsArgs&);
+  virtual void scatter_rows(const ScatterRowsArgs&);
   // How far operands of products are rounded, as a share of their size: 0 for float products, 2^-9 where both
   // become bf16. Sums are always float. The bounds of tolerance.h grow by it.
   virtual double operand_roundoff() const { return 0.0; }
+  // In which form a cache of keys and values is fastest here: f32 or bf16.
+  virtual DType kv_dtype() const { return DType::f32; }
 
   virtual void rms_norm(const RmsNormArgs&) = 0;
   virtual void layer_norm(const LayerNormArgs&) = 0;

@@ -21,7 +21,7 @@ struct SparsityPattern {
   int block_rows = 0, block_columns = 0;
 
   bool operator==(const SparsityPattern&) const = default;
-  std::string text() const;                                   // "unstructured", "2:4", "block-1x8"
+  std::string text() const;                                     // "unstructured", "2:4", "block-1x8"
   static Result<SparsityPattern> parse(std::string_view text);  // exit 2; 1 <= n < m <= 16
 };
 
@@ -39,8 +39,8 @@ class Mask {
   double sparsity() const;  // share removed
   const Tensor& bits() const { return bits_; }
 
-  // Exit 3 with the first group or block that breaks the pattern. Every group of m keeps exactly n; a ragged last
-  // group of width w loses floor((m - n) * w / m), so it keeps n * w / m rounded up (docs/methods.md).
+  // Exit 3 with the first group or block that breaks the pattern. Every group of m keeps exactly n; a ragged
+  // last group of width w loses floor((m - n) * w / m), so it keeps n * w / m rounded up (docs/methods.md).
   Status verify(const SparsityPattern& pattern, std::string_view name) const;
   // weight[row, column] = +0 where not kept; f32, bf16 or f16 matrix.
   void apply(Tensor& weight) const;

@@ -1,7 +1,8 @@
-// engine/tensor/ops.h: the only callers of Backend. Each function checks shapes, dtypes and devices (a mismatch is our bug:
-// PARE_ASSERT), handles empty tensors, and hands over. Formulas stand in backend.h.
+// engine/tensor/ops.h: the only callers of Backend. Each function checks shapes, dtypes and devices (a
+// mismatch is our bug: PARE_ASSERT), handles empty tensors, and hands over. Formulas stand in backend.h.
 //
-// Activations are f32 matrices [tokens, channels] (leading axes are flattened). Outputs are given, never allocated.
+// Activations are f32 matrices [tokens, channels] (leading axes are flattened). Outputs are given, never
+// allocated.
 #pragma once
 
 #include "engine/tensor/backend.h"
@@ -11,7 +12,8 @@
 namespace pare::ops {
 
 void rms_norm(const Tensor& x, const Tensor& gain, float eps, bool gain_plus_one, Tensor& out);
-void layer_norm(const Tensor& x, const Tensor& gain, const Tensor& bias, float eps, Tensor& out);  // bias may be undefined
+void layer_norm(const Tensor& x, const Tensor& gain, const Tensor& bias, float eps,
+                Tensor& out);  // bias may be undefined
 
 // x [tokens, heads * head_dim]; positions i32 [tokens]; cosines, sines f32 [positions, rotary_dim / 2].
 void rotary(Tensor& x, const Tensor& positions, const Tensor& cosines, const Tensor& sines, int64_t heads);
@@ -27,17 +29,26 @@ struct AttentionShape {
 // k, v as matrices [sequences * key_tokens, kv_heads * head_dim] (no cache).
 void attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionShape& shape, Tensor& out);
 // k, v from a cache [sequences, kv_heads, capacity, head_dim], capacity >= key_tokens.
-void attention_cached(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionShape& shape, Tensor& out);
-// The same with a cache of codes; the same bytes as with a cache of what they stand for.
-void attention_cached(const Tensor& q, KvQuant kv, const KvCodes& k, const KvCodes& v, const AttentionShape& shape,
+void attention_cached(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionShape& shape,
                       Tensor& out);
+// The same with a cache of codes; the same bytes as with a cache of what they stand for.
+void attention_cached(const Tensor& q, KvQuant kv, const KvCodes& k, const KvCodes& v,
+                      const AttentionShape& shape, Tensor& out);
 
-// rows [sequences * tokens, kv_heads * head_dim] to their places in a cache [sequences, kv_heads, capacity, head_dim].
+// rows [sequences * tokens, kv_heads * head_dim] to their places in a cache [sequences, kv_heads, capacity,
+// head_dim].
 void kv_append(const Tensor& rows, int64_t tokens, int64_t first_position, const Tensor& cache);
 void kv_append(const Tensor& rows, int64_t tokens, int64_t first_position, KvQuant kv, int64_t head_dim,
                const KvCodes& cache);
 // x = decode(encode(x)) for rows [rows, heads * head_dim], in place.
 void kv_round(KvQuant kv, Tensor& x, int64_t heads);
+
+// out i32 [count]: first + i % period
+void positions(int64_t first, int64_t period, Tensor& out);
+// index i32 [count] on the device of x: out[i] = x[index[i] / divisor]; out[index[i] / divisor] +=
+// scales[index[i]] x[i].
+void gather_rows(const Tensor& x, const Tensor& index, int64_t divisor, Tensor& out);
+void scatter_rows(const Tensor& x, const Tensor& index, const Tensor& scales, int64_t divisor, Tensor& out);
 
 void activation(Activation kind, const Tensor& x, Tensor& out);
 void gated_activation(Activation kind, const Tensor& gate, const Tensor& up, Tensor& out);
@@ -50,15 +61,17 @@ void embedding(const Tensor& ids, const Tensor& table, float scale, bool accumul
 void embedding(const Tensor& ids, const QuantizedTensor& table, float scale, bool accumulate, Tensor& out);
 
 // x [m, k], weight [n, k], bias f32 [n] or undefined, out [m, n].
-void matmul(const Tensor& x, const Tensor& weight, const Tensor& bias, bool accumulate, Tensor& out, Workspace& workspace);
+void matmul(const Tensor& x, const Tensor& weight, const Tensor& bias, bool accumulate, Tensor& out,
+            Workspace& workspace);
 void matmul(const Tensor& x, const PackedMatrix& weight, const Tensor& bias, bool accumulate, Tensor& out,
             Workspace& workspace);
 size_t matmul_workspace_bytes(Device device, int64_t m, int64_t n, int64_t k);
 size_t matmul_workspace_bytes(Device device, const PackedMatrix& weight, int64_t m);
 
 // logits [rows, columns]; targets i32 [rows]; log_sum_exp, nll f64 [rows]; best i32 [rows].
-void cross_entropy(const Tensor& logits, const Tensor& targets, Tensor& log_sum_exp, Tensor& nll, Tensor& best);
-void divergence(const Tensor& logits_p, const Tensor& logits_q, const Tensor& log_sum_exp_p, const Tensor& log_sum_exp_q,
-                Tensor& kl);
+void cross_entropy(const Tensor& logits, const Tensor& targets, Tensor& log_sum_exp, Tensor& nll,
+                   Tensor& best);
+void divergence(const Tensor& logits_p, const Tensor& logits_q, const Tensor& log_sum_exp_p,
+                const Tensor& log_sum_exp_q, Tensor& kl);
 
 }  // namespace pare::ops

@@ -1,7 +1,8 @@
-// engine/tensor/packed_layout.h: where a kernel puts the codes of a quantized matrix, or what a sparse one keeps.
+// engine/tensor/packed_layout.h: where a kernel puts the codes of a quantized matrix, or what a sparse one
+// keeps.
 //
-// A layout is a value: a name and its tile. A kernel refuses a matrix whose layout it does not know; for each layout
-// unpack(pack(x)) == x.
+// A layout is a value: a name and its tile. A kernel refuses a matrix whose layout it does not know; for each
+// layout unpack(pack(x)) == x.
 #pragma once
 
 #include <memory>

@@ -1,5 +1,5 @@
-// Text form of a QuantScheme; the grammar stands in quant_scheme.h. "kmeans4" is also written for "codebook4",
-// after the method that fits such codebooks.
+// Text form of a QuantScheme; the grammar stands in quant_scheme.h. "kmeans4" is also written for
+// "codebook4", after the method that fits such codebooks.
 #include <vector>
 
 #include <fmt/core.h>
@@ -17,7 +17,8 @@ using Offset = QuantScheme::Offset;
 using Range = QuantScheme::Range;
 
 constexpr const char* kAcceptedForms =
-    "int2..int8, nf4, fp8-e4m3, fp8-e5m2 or kmeans2..kmeans8 (codebook2..8), then any of -tensor, -ch, -gN, -sym, "
+    "int2..int8, nf4, fp8-e4m3, fp8-e5m2 or kmeans2..kmeans8 (codebook2..8), then any of -tensor, -ch, -gN, "
+    "-sym, "
     "-asym, "
     "-asymf, -narrow, -full, -sf16, -sbf16, -sf32";
 

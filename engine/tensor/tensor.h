@@ -1,7 +1,7 @@
 // engine/tensor/tensor.h: a typed view of shared storage. Cheap to copy; never computes.
 //
-// The storage rule: row-major, last dimension contiguous, [out, in] for weights. A view may skip rows (slice of the
-// last dimension of a matrix); everything else is contiguous.
+// The storage rule: row-major, last dimension contiguous, [out, in] for weights. A view may skip rows (slice
+// of the last dimension of a matrix); everything else is contiguous.
 #pragma once
 
 #include <cstdint>
@@ -47,19 +47,21 @@ class Tensor {
   // Element pointers; T must have the width of dtype (float for f32, uint16_t for bf16 and f16, ...).
   template <typename T>
   const T* data() const {
-    PARE_ASSERT(int64_t(sizeof(T)) == dtype_bytes(dtype_), "[tensor] {} read as {} bytes", dtype_name(dtype_), sizeof(T));
+    PARE_ASSERT(int64_t(sizeof(T)) == dtype_bytes(dtype_), "[tensor] {} read as {} bytes", dtype_name(dtype_),
+                sizeof(T));
     return reinterpret_cast<const T*>(raw());
   }
   template <typename T>
   T* mutable_data() const {
-    PARE_ASSERT(int64_t(sizeof(T)) == dtype_bytes(dtype_), "[tensor] {} read as {} bytes", dtype_name(dtype_), sizeof(T));
+    PARE_ASSERT(int64_t(sizeof(T)) == dtype_bytes(dtype_), "[tensor] {} read as {} bytes", dtype_name(dtype_),
+                sizeof(T));
     return reinterpret_cast<T*>(mutable_raw());
   }
 
-  Tensor reshaped(const Shape& shape) const;              // contiguous only; same numel
-  Tensor rows(int64_t begin, int64_t end) const;          // slice of axis 0
-  Tensor columns(int64_t begin, int64_t end) const;       // slice of the last axis of a matrix
-  Tensor on(Device device) const;                         // same bytes seen by another host backend
+  Tensor reshaped(const Shape& shape) const;         // contiguous only; same numel
+  Tensor rows(int64_t begin, int64_t end) const;     // slice of axis 0
+  Tensor columns(int64_t begin, int64_t end) const;  // slice of the last axis of a matrix
+  Tensor on(Device device) const;                    // same bytes seen by another host backend
 
  private:
   std::shared_ptr<Storage> storage_;
@@ -70,8 +72,8 @@ class Tensor {
   Device device_;
 };
 
-// Exact conversion (f32 from bf16, f16, fp8) or rounding to nearest even (to bf16, f16); a new contiguous tensor.
-// Saturation and overflow are the caller's to check beforehand (see count_overflow in tensor_scan.h).
+// Exact conversion (f32 from bf16, f16, fp8) or rounding to nearest even (to bf16, f16); a new contiguous
+// tensor. Saturation and overflow are the caller's to check beforehand (see count_overflow in tensor_scan.h).
 Result<Tensor> converted(const Tensor& tensor, DType dtype);
 // The same into a contiguous tensor of the same shape that exists; both of weight types.
 void convert_into(const Tensor& tensor, Tensor& out);

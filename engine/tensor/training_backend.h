@@ -2,7 +2,8 @@
 //
 // The rules of backend.h hold here too. Of every gradient:
 //   * the name is that of the forward with `_backward`; the gradient of `x` is `dx`;
-//   * gradients of parameters are added to (`+=`), those of activations are overwritten unless `accumulate` says that
+//   * gradients of parameters are added to (`+=`), those of activations are overwritten unless `accumulate`
+//   says that
 //     they are added to;
 //   * sums over tokens are made in an order that depends on the shape alone.
 // Each has a scalar definition in double in engine/backends/reference/training_*.cpp.
@@ -46,8 +47,8 @@ struct RmsNormBackwardArgs {
   int64_t tokens, channels, x_stride, dout_stride, dx_stride;
   float eps;
   bool gain_plus_one;
-  bool accumulate;   // dx
-  float* scratch;    // [4 * tokens]
+  bool accumulate;  // dx
+  float* scratch;   // [4 * tokens]
 };
 
 // Of LayerNormArgs. With n = (x - mean) r and u = dout * gain:
@@ -65,13 +66,13 @@ struct LayerNormBackwardArgs {
   float* scratch;  // [4 * tokens]
 };
 
-// Of AttentionArgs with query_tokens = key_tokens = tokens, query_offset 0, and rows of k, v as of q. p is recomputed
-// from log_sum_exp. Linear memory: no matrix of scores.
+// Of AttentionArgs with query_tokens = key_tokens = tokens, query_offset 0, and rows of k, v as of q. p is
+// recomputed from log_sum_exp. Linear memory: no matrix of scores.
 //   dv = p^T dout;  dp = dout v^T;  ds = p (dp - sum(dout out));  dq = scale ds k;  dk = scale ds^T q
 // (with softcap c: ds times 1 - (s / c)^2 of the capped score s). All three are overwritten.
 struct AttentionBackwardArgs {
-  const float* q;            // [sequences * tokens, heads * head_dim], row stride q_stride
-  const float* k;            // [sequences * tokens, kv_heads * head_dim], row stride kv_stride
+  const float* q;  // [sequences * tokens, heads * head_dim], row stride q_stride
+  const float* k;  // [sequences * tokens, kv_heads * head_dim], row stride kv_stride
   const float* v;
   const float* out;          // of the forward, row stride out_stride
   const float* log_sum_exp;  // [sequences * tokens, heads]
@@ -131,7 +132,8 @@ enum class Divergence : uint8_t {
   jensen_shannon,   // beta KL(p_t || m) + (1 - beta) KL(p_s || m), m = beta p_t + (1 - beta) p_s
   total_variation,  // 1/2 sum |p_s - p_t|; its gradient takes the sign of p_s - p_t
 };
-// Probabilities that differ by less than this share of p_t differ by rounding: the sign of their difference is 0.
+// Probabilities that differ by less than this share of p_t differ by rounding: the sign of their difference
+// is 0.
 constexpr float kSameProbability = 1e-5f;
 // Ids of a teacher that can be known at most.
 constexpr int64_t kKnownIds = 65'536;
@@ -145,16 +147,17 @@ enum class TeacherTail : uint8_t {
 
 // Loss of rows of logits, and in their place its gradient, times `gradient_scale`:
 //   alpha * CE + (1 - alpha) * [temperature^2] * divergence
-// A row with a negative target counts for nothing: losses 0, gradient 0. Ids from `real_columns` on do not exist on
-// either side: probability 0, gradient 0. The teacher is `teacher`, or the k ids of `top_*`, or nobody.
+// A row with a negative target counts for nothing: losses 0, gradient 0. Ids from `real_columns` on do not
+// exist on either side: probability 0, gradient 0. The teacher is `teacher`, or the k ids of `top_*`, or
+// nobody.
 struct LossRowsArgs {
   float* logits;           // [rows, columns] of the student, after soft-capping; overwritten by the gradient
   const float* teacher;    // [rows, columns] logits, or null
   const int32_t* top_ids;  // [rows, top_count] different ids below real_columns, or null
   const float* top_log_probs;  // [rows, top_count]: log p_t of those ids at the temperature
-  const int32_t* targets;  // [rows]; below real_columns
-  double* cross_entropy;   // [rows], in nats
-  double* divergence;      // [rows], in nats, without temperature^2
+  const int32_t* targets;      // [rows]; below real_columns
+  double* cross_entropy;       // [rows], in nats
+  double* divergence;          // [rows], in nats, without temperature^2
   int64_t rows, columns, real_columns, stride, teacher_stride, top_count;
   Divergence kind;
   TeacherTail tail;
@@ -173,7 +176,7 @@ struct AdamWArgs {
   float* m;
   float* v;
   const float* gradient;
-  const uint8_t* kept;  // bits of a Mask (rows of row_bytes), or null
+  const uint8_t* kept;                // bits of a Mask (rows of row_bytes), or null
   int64_t count, columns, row_bytes;  // with a mask: columns of the matrix
   float gradient_scale, lr, beta1, beta2, eps, decay, correction1, correction2;
 };
@@ -191,17 +194,18 @@ struct SgdArgs {
 // A matrix as its grid of codes sees it. s = scales[row, group]:
 //   out = s * (clamp(rint(w / s) + zero, low, high) - zero)
 struct FakeQuantizeArgs {
-  const float* weight;  // [rows, columns], contiguous
-  const float* scales;  // [rows, groups], > 0
-  const float* zeros;   // [rows, groups], whole numbers, or null: 0
-  float* out;           // [rows, columns]
+  const float* weight;                 // [rows, columns], contiguous
+  const float* scales;                 // [rows, groups], > 0
+  const float* zeros;                  // [rows, groups], whole numbers, or null: 0
+  float* out;                          // [rows, columns]
   int64_t rows, columns, group_width;  // groups = columns / group_width, rounded up
   float low, high;                     // smallest and largest code
 };
 
 // The straight-through gradient with learned steps:
 //   dweight = dout where low <= rint(w / s) + zero <= high, else 0
-//   dscales += step_gradient * sum dout * (inside: rint(w / s) - w / s; below: low - zero; above: high - zero)
+//   dscales += step_gradient * sum dout * (inside: rint(w / s) - w / s; below: low - zero; above: high -
+//   zero)
 // Source: Esser et al., "Learned step size quantization" (2020).
 struct FakeQuantizeBackwardArgs {
   const float* weight;

@@ -1,5 +1,5 @@
-// engine/tensor/training_ops.h: the only callers of TrainingBackend, as ops.h is of Backend. Formulas and the rule of what
-// is added and what overwritten stand in training_backend.h.
+// engine/tensor/training_ops.h: the only callers of TrainingBackend, as ops.h is of Backend. Formulas and the
+// rule of what is added and what overwritten stand in training_backend.h.
 #pragma once
 
 #include "engine/tensor/mask.h"
@@ -12,31 +12,35 @@ namespace pare::ops {
 bool can_train(Device device);
 
 // dout [m, n], weight [n, k], dx [m, k]
-void matmul_input_backward(const Tensor& dout, const Tensor& weight, bool accumulate, Tensor& dx, Workspace& workspace);
+void matmul_input_backward(const Tensor& dout, const Tensor& weight, bool accumulate, Tensor& dx,
+                           Workspace& workspace);
 size_t matmul_input_backward_workspace_bytes(Device device, int64_t m, int64_t n, int64_t k);
 // x [m, k], dout [m, n]; dweight f32 [n, k] and dbias f32 [n], which may be undefined, are added to
-void matmul_weight_backward(const Tensor& x, const Tensor& dout, Tensor& dweight, Tensor& dbias, Workspace& workspace);
+void matmul_weight_backward(const Tensor& x, const Tensor& dout, Tensor& dweight, Tensor& dbias,
+                            Workspace& workspace);
 size_t matmul_weight_backward_workspace_bytes(Device device, int64_t m, int64_t n, int64_t k);
 
 // dgain and dbias may be undefined
 void rms_norm_backward(const Tensor& x, const Tensor& gain, float eps, bool gain_plus_one, const Tensor& dout,
                        bool accumulate, Tensor& dx, Tensor& dgain, Workspace& workspace);
-void layer_norm_backward(const Tensor& x, const Tensor& gain, float eps, const Tensor& dout, bool accumulate, Tensor& dx,
-                         Tensor& dgain, Tensor& dbias, Workspace& workspace);
+void layer_norm_backward(const Tensor& x, const Tensor& gain, float eps, const Tensor& dout, bool accumulate,
+                         Tensor& dx, Tensor& dgain, Tensor& dbias, Workspace& workspace);
 size_t norm_backward_workspace_bytes(int64_t tokens);
 
 // In place: the gradient of what was rotated.
-void rotary_backward(Tensor& dx, const Tensor& positions, const Tensor& cosines, const Tensor& sines, int64_t heads);
+void rotary_backward(Tensor& dx, const Tensor& positions, const Tensor& cosines, const Tensor& sines,
+                     int64_t heads);
 
 // ops::attention that also gives log_sum_exp f32 [sequences * tokens, heads].
-void attention_training(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionShape& shape, Tensor& out,
-                        Tensor& log_sum_exp);
-void attention_backward(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionShape& shape, const Tensor& out,
-                        const Tensor& log_sum_exp, const Tensor& dout, Tensor& dq, Tensor& dk, Tensor& dv);
+void attention_training(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionShape& shape,
+                        Tensor& out, Tensor& log_sum_exp);
+void attention_backward(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionShape& shape,
+                        const Tensor& out, const Tensor& log_sum_exp, const Tensor& dout, Tensor& dq,
+                        Tensor& dk, Tensor& dv);
 
 void activation_backward(Activation kind, const Tensor& x, const Tensor& dout, Tensor& dx);
-void gated_activation_backward(Activation kind, const Tensor& gate, const Tensor& up, const Tensor& dout, Tensor& dgate,
-                               Tensor& dup);
+void gated_activation_backward(Activation kind, const Tensor& gate, const Tensor& up, const Tensor& dout,
+                               Tensor& dgate, Tensor& dup);
 void softmax_backward(const Tensor& out, const Tensor& dout, Tensor& dx);
 void embedding_backward(const Tensor& ids, const Tensor& dout, float scale, Tensor& dtable);
 
@@ -50,10 +54,11 @@ struct LossRowsOptions {
   float softcap = 0.0f;
   float gradient_scale = 1.0f;
 };
-// logits [rows, columns], overwritten; targets i32 [rows]; cross_entropy, divergence f64 [rows]. teacher [rows, >=
-// real_columns], or top_ids i32 with top_log_probs f32 [rows, k]; the others undefined.
+// logits [rows, columns], overwritten; targets i32 [rows]; cross_entropy, divergence f64 [rows]. teacher
+// [rows, >= real_columns], or top_ids i32 with top_log_probs f32 [rows, k]; the others undefined.
 void loss_rows(Tensor& logits, const Tensor& teacher, const Tensor& top_ids, const Tensor& top_log_probs,
-               const Tensor& targets, const LossRowsOptions& options, Tensor& cross_entropy, Tensor& divergence);
+               const Tensor& targets, const LossRowsOptions& options, Tensor& cross_entropy,
+               Tensor& divergence);
 
 struct AdamWStep {
   float gradient_scale = 1.0f, lr = 1e-4f, beta1 = 0.9f, beta2 = 0.95f, eps = 1e-8f, decay = 0.0f;
@@ -71,11 +76,12 @@ double sum_of_squares(const Tensor& x);
 struct CodeRange {
   float low = -8.0f, high = 7.0f;
 };
-// weight, out, dout, dweight f32 [rows, columns]; scales f32 [rows, groups]; zeros the same or undefined; dscales may be
-// undefined
-void fake_quantize(const Tensor& weight, const Tensor& scales, const Tensor& zeros, int64_t group_width, CodeRange range,
-                   Tensor& out);
-void fake_quantize_backward(const Tensor& weight, const Tensor& scales, const Tensor& zeros, int64_t group_width,
-                            CodeRange range, float step_gradient, const Tensor& dout, Tensor& dweight, Tensor& dscales);
+// weight, out, dout, dweight f32 [rows, columns]; scales f32 [rows, groups]; zeros the same or undefined;
+// dscales may be undefined
+void fake_quantize(const Tensor& weight, const Tensor& scales, const Tensor& zeros, int64_t group_width,
+                   CodeRange range, Tensor& out);
+void fake_quantize_backward(const Tensor& weight, const Tensor& scales, const Tensor& zeros,
+                            int64_t group_width, CodeRange range, float step_gradient, const Tensor& dout,
+                            Tensor& dweight, Tensor& dscales);
 
 }  // namespace pare::ops

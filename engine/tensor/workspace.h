@@ -1,5 +1,5 @@
-// engine/tensor/workspace.h: scratch memory of the caller. Reserved once, handed out and taken back like a stack, so
-// that no op allocates and peak memory is known beforehand.
+// engine/tensor/workspace.h: scratch memory of the caller. Reserved once, handed out and taken back like a
+// stack, so that no op allocates and peak memory is known beforehand.
 #pragma once
 
 #include <cstddef>

@@ -22,6 +22,10 @@ class CudaBackend final : public Backend {
   Status finish() override;
   void zero(void* to, size_t bytes) override;
   void copy_rows(const CopyRowsArgs& a) override;
+  void positions(const PositionsArgs& a) override;  // rows.cu
+  void gather_rows(const GatherRowsArgs& a) override;
+  void scatter_rows(const ScatterRowsArgs& a) override;
+  DType kv_dtype() const override { return context_->math() == MathMode::f32 ? DType::f32 : DType::bf16; }
   double operand_roundoff() const override { return context_->math() == MathMode::f32 ? 0.0 : 0x1p-9; }
 
   void rms_norm(const RmsNormArgs& a) override;  // norm.cu

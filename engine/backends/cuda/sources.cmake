@@ -7,4 +7,5 @@ set(PARE_CUDA_SOURCES
   memory_pool.cpp
   norm.cu
   pending.cpp
+  rows.cu
 )

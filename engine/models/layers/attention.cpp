@@ -8,16 +8,6 @@
 #include "engine/tensor/ops.h"
 
 namespace pare {
-namespace {
-
-void fill_positions(const Batch& batch, Tensor& positions) {
-  int32_t* out = positions.mutable_data<int32_t>();
-  for (int64_t i = 0; i < batch.tokens(); ++i)
-    out[i] = int32_t(batch.first_position + i % batch.tokens_per_sequence);
-}
-
-}  // namespace
-
 void Attention::forward(const Tensor& x, const Batch& batch, const RotaryTable* rotary, BlockCache* cache,
                         Tensor& out, Workspace& workspace) const {
   const Workspace::Scope scope(workspace);
@@ -57,7 +47,7 @@ void Attention::mix(const Tensor& x, const Batch& batch, const RotaryTable* rota
   if (rotary != nullptr) {
     const Workspace::Scope position_scope(workspace);
     Tensor positions = workspace.take(DType::i32, {tokens});
-    fill_positions(batch, positions);
+    ops::positions(batch.first_position, batch.tokens_per_sequence, positions);
     ops::rotary(q, positions, rotary->cosines(), rotary->sines(), shape.heads);
     ops::rotary(k, positions, rotary->cosines(), rotary->sines(), shape.kv_heads);
   }

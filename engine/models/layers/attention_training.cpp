@@ -8,11 +8,6 @@
 namespace pare {
 namespace {
 
-void fill_positions(const Batch& batch, Tensor& positions) {
-  int32_t* out = positions.mutable_data<int32_t>();
-  for (int64_t i = 0; i < batch.tokens(); ++i) out[i] = int32_t(i % batch.tokens_per_sequence);
-}
-
 ops::AttentionShape extent_of(const Attention& a, const Batch& batch) {
   return {.sequences = batch.sequences,
           .query_tokens = batch.tokens_per_sequence,
@@ -87,7 +82,7 @@ void Attention::project(const Tensor& x, const Batch& batch, const RotaryTable* 
   if (rotary != nullptr) {
     const Workspace::Scope scope(workspace);
     Tensor positions = workspace.take(DType::i32, {batch.tokens()});
-    fill_positions(batch, positions);
+    ops::positions(batch.first_position, batch.tokens_per_sequence, positions);
     ops::rotary(parts.q, positions, rotary->cosines(), rotary->sines(), shape.heads);
     ops::rotary(parts.k, positions, rotary->cosines(), rotary->sines(), shape.kv_heads);
   }
@@ -120,7 +115,7 @@ Status Attention::backward(const Tensor& x, const Batch& batch, const RotaryTabl
   if (rotary != nullptr) {
     const Workspace::Scope position_scope(workspace);
     Tensor positions = workspace.take(DType::i32, {tokens});
-    fill_positions(batch, positions);
+    ops::positions(batch.first_position, batch.tokens_per_sequence, positions);
     ops::rotary_backward(d.q, positions, rotary->cosines(), rotary->sines(), shape.heads);
     ops::rotary_backward(d.k, positions, rotary->cosines(), rotary->sines(), shape.kv_heads);
   }

@@ -7,6 +7,7 @@
 #include "engine/core/parallel.h"
 #include "engine/models/layers/expert_rows.h"
 #include "engine/tensor/ops.h"
+#include "engine/tensor/transfer.h"
 
 namespace pare {
 namespace {
@@ -40,10 +41,18 @@ Routing Experts::take_routing(int64_t tokens, Workspace& workspace) const {
 
 void Experts::route(const Tensor& x, Routing& routing, Workspace& workspace) const {
   const Workspace::Scope scope(workspace);
-  const int64_t tokens = x.size(0), count = router.out(), per_token = slots.per_token;
-  Tensor scores = workspace.take(DType::f32, {tokens, count});
+  choose_experts(probabilities(x, workspace), routing);
+}
+
+Tensor Experts::probabilities(const Tensor& x, Workspace& workspace) const {
+  Tensor scores = workspace.take(DType::f32, {x.size(0), router.out()});
   router.multiply(x, /*accumulate=*/false, scores, workspace);
   ops::softmax(scores, scores);
+  return scores;
+}
+
+void Experts::choose_experts(const Tensor& scores, Routing& routing) const {
+  const int64_t tokens = scores.size(0), count = scores.size(1), per_token = slots.per_token;
   const float* probabilities = scores.data<float>();
   int32_t* chosen = routing.experts.mutable_data<int32_t>();
   float* shares = routing.shares.mutable_data<float>();
@@ -82,23 +91,38 @@ void Experts::claim_products(int64_t tokens, Workspace& workspace) const {
   if (bytes > 0) static_cast<void>(workspace.take(DType::u8, {int64_t(bytes)}));
 }
 
-void Experts::forward(const Tensor& x, Tensor& out, Workspace& workspace) const {
+Status Experts::forward(const Tensor& x, Tensor& out, Workspace& workspace) const {
   const Workspace::Scope scope(workspace);
-  const int64_t tokens = x.size(0);
+  const int64_t tokens = x.size(0), chosen = tokens * slots.per_token;
   Routing routing = take_routing(tokens, workspace);
-  route(x, routing, workspace);
+  Routing seen = routing;  // in host memory
+  if (x.device().is_host()) {
+    route(x, seen, workspace);
+  } else {
+    const Workspace::Scope score_scope(workspace);
+    PARE_TRY(const Tensor scores, moved(probabilities(x, workspace), Device::cpu()));
+    PARE_TRY(seen.experts, Tensor::allocate(DType::i32, routing.experts.shape()));
+    PARE_TRY(seen.shares, Tensor::allocate(DType::f32, routing.shares.shape()));
+    PARE_TRY(seen.places, Tensor::allocate(DType::i32, routing.places.shape()));
+    PARE_TRY(seen.starts, Tensor::allocate(DType::i32, routing.starts.shape()));
+    choose_experts(scores, seen);
+    PARE_CHECK(copy_into(seen.shares, routing.shares));
+    PARE_CHECK(copy_into(seen.places, routing.places));
+  }
   const Tensor all_rows = workspace.take(DType::f32, {tokens, x.size(1)});
   const Tensor all_inner = workspace.take(DType::f32, {tokens, slots.channels});
   claim_products(tokens, workspace);
   for (size_t e = 0; e < experts.size(); ++e) {
-    const std::span<const int32_t> places = places_of(routing, e);
-    if (places.empty()) continue;
-    Tensor rows = all_rows.rows(0, int64_t(places.size())), inner = all_inner.rows(0, int64_t(places.size()));
-    gather_tokens(x, places, slots.per_token, rows);
+    const int64_t begin = seen.starts.data<int32_t>()[e], end = seen.starts.data<int32_t>()[e + 1];
+    if (begin == end) continue;
+    const Tensor places = routing.places.rows(begin, end);
+    Tensor rows = all_rows.rows(0, end - begin), inner = all_inner.rows(0, end - begin);
+    ops::gather_rows(x, places, slots.per_token, rows);
     experts[e].activate(rows, inner, workspace);
     experts[e].down.multiply(inner, /*accumulate=*/false, rows, workspace);
-    add_outputs(rows, places, routing.shares.data<float>(), slots.per_token, out);
+    ops::scatter_rows(rows, places, routing.shares.reshaped({chosen}), slots.per_token, out);
   }
+  return {};
 }
 
 void Experts::activate(const Tensor& x, Tensor& inner, Workspace& workspace) const {

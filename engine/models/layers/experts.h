@@ -33,10 +33,11 @@ struct Experts {
   std::vector<Mlp> experts;  // gated
 
   // out [tokens, hidden] += experts(x); x must not alias out. Every expert is one product over its tokens;
-  // one without tokens costs nothing. Same bytes for any thread count.
-  void forward(const Tensor& x, Tensor& out, Workspace& workspace) const;
-  // The same in two parts, with the same bytes: the inputs of all downs as slots [tokens, slots.row_width()],
-  // and what they add to out.
+  // one without tokens costs nothing. Same bytes for any thread count. On a GPU the scores are read back and
+  // the host chooses. Exit 6.
+  Status forward(const Tensor& x, Tensor& out, Workspace& workspace) const;
+  // The same in two parts, on hosts, with the same bytes: the inputs of all downs as slots [tokens,
+  // slots.row_width()], and what they add to out.
   void activate(const Tensor& x, Tensor& inner, Workspace& workspace) const;
   void project(const Tensor& inner, Tensor& out, Workspace& workspace) const;
 
@@ -56,6 +57,9 @@ struct Experts {
 
  private:
   Routing take_routing(int64_t tokens, Workspace& workspace) const;
+  // Probabilities of all experts [tokens, experts], and what follows from them in host memory.
+  Tensor probabilities(const Tensor& x, Workspace& workspace) const;
+  void choose_experts(const Tensor& probabilities, Routing& routing) const;
   void route(const Tensor& x, Routing& routing, Workspace& workspace) const;
   void sort_places(Routing& routing) const;
   std::span<const int32_t> places_of(const Routing& routing, size_t expert) const;
