@@ -6,9 +6,6 @@ namespace pare::cuda {
 void CudaBackend::rotary(const RotaryArgs&) {
   PARE_ASSERT(false, "[cuda] rotary is not there yet");
 }
-void CudaBackend::attention(const AttentionArgs&) {
-  PARE_ASSERT(false, "[cuda] attention is not there yet");
-}
 void CudaBackend::kv_append(const KvAppendArgs&) {
   PARE_ASSERT(false, "[cuda] kv_append is not there yet");
 }
