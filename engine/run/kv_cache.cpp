@@ -49,7 +49,7 @@ Result<KvCache> KvCache::allocate(const ModelConfig& config, int64_t sequences, 
       continue;
     }
     const Shape extent{sequences, shape.kv_heads, capacity, shape.head_dim};
-    const DType dtype = backend_for(device).kv_dtype();
+    const DType dtype = device.is_host() ? DType::f32 : backend_for(device).kv_dtype();
     PARE_TRY(cache.blocks_[i].keys, Tensor::allocate(dtype, extent, device));
     PARE_TRY(cache.blocks_[i].values, Tensor::allocate(dtype, extent, device));
   }

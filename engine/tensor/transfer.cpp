@@ -22,9 +22,8 @@ Bytes bytes_of(const Tensor& tensor) {
 
 // The same bytes as rows of `other`, when this is one row and the other is not.
 Bytes like(const Bytes& bytes, const Bytes& other) {
-  if (bytes.rows == other.rows) return bytes;
-  PARE_ASSERT(bytes.rows == 1, "[copy_into] {} rows for {}", bytes.rows, other.rows);
-  return {other.rows, other.width, other.width};
+  return bytes.rows == 1 ? Bytes{other.rows, other.width, other.rows == 1 ? bytes.stride : other.width}
+                         : bytes;
 }
 
 }  // namespace
