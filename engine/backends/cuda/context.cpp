@@ -5,6 +5,7 @@
 
 #include <fmt/core.h>
 
+#include "engine/backends/cuda/libraries.h"
 #include "engine/backends/cuda/memory_pool.h"
 
 namespace pare::cuda {
@@ -50,11 +51,13 @@ Result<std::unique_ptr<Context>> Context::open(int index, const CudaOptions& opt
     return device_error(index, "device does not answer", cudaGetErrorName(status));
   }
   PARE_TRY(context->pool_, MemoryPool::open(index, context->stream_, options.max_bytes));
+  context->libraries_ = std::make_unique<Libraries>(*context);
   return context;
 }
 
 Context::~Context() {
   if (stream_ != nullptr) cudaStreamSynchronize(stream_);
+  libraries_.reset();
   scratch_.reset();
   // The stream stays: blocks of the pool that outlive the context are freed in its order.
 }
@@ -62,12 +65,23 @@ Context::~Context() {
 void Context::note(cudaError_t status, const char* call) {
   if (status == cudaSuccess) return;
   cudaGetLastError();
-  if (first_error_ != cudaSuccess) return;
+  if (failed()) return;
   first_error_ = status;
   failed_call_ = call;
 }
 
+void Context::note_failure(const char* call, Error error) {
+  if (failed()) return;
+  error.where = fmt::format("cuda:{} {}", index_, call);
+  first_failure_ = std::move(error);
+}
+
 Status Context::take_error() {
+  if (first_failure_) {
+    Error error = *std::move(first_failure_);
+    first_failure_.reset();
+    return error;
+  }
   if (first_error_ == cudaSuccess) return {};
   const cudaError_t status = std::exchange(first_error_, cudaSuccess);
   return device_error(index_, "the device broke off",

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -34,6 +35,7 @@ inline unsigned blocks_for(int64_t items, int64_t per_block) {
 }
 
 class MemoryPool;
+class Libraries;
 
 class Context {
  public:
@@ -73,17 +75,16 @@ class Context {
   }
   // Keeps the first error, with the call that it came from.
   void note(cudaError_t status, const char* call);
-  bool failed() const {
-    return first_error_ != cudaSuccess;
-  }
+  // The same for what is no CUDA error: a library that is missing or refuses.
+  void note_failure(const char* call, Error error);
+  bool failed() const { return first_error_ != cudaSuccess || first_failure_.has_value(); }
   Status take_error();
   int64_t launches() const {
     return launches_;
   }  // since the context was opened
 
-  MemoryPool& pool() {
-    return *pool_;
-  }
+  MemoryPool& pool() { return *pool_; }
+  Libraries& libraries() { return *libraries_; }  // libraries.h
   // Device memory for partial results of one operation: valid until the next operation that asks. Grows by
   // itself outside of a capture; null (and an error noted) when it cannot.
   void* scratch(size_t bytes);
@@ -109,9 +110,11 @@ class Context {
   cudaStream_t stream_ = nullptr;
   cudaError_t first_error_ = cudaSuccess;
   std::string failed_call_;
+  std::optional<Error> first_failure_;
   int64_t launches_ = 0;
   bool is_capturing_ = false;
   std::unique_ptr<MemoryPool> pool_;
+  std::unique_ptr<Libraries> libraries_;
   std::shared_ptr<void> scratch_;
   size_t scratch_bytes_ = 0;
 };

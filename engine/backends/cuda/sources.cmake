@@ -6,7 +6,9 @@ set(PARE_CUDA_SOURCES
   context.cpp
   cuda_backend.cpp
   device_info.cu
+  gemm.cpp
   int8_layout.cpp
+  libraries.cpp
   memory_pool.cpp
   norm.cu
   pending.cpp
