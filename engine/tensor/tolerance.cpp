@@ -47,8 +47,9 @@ double sum_error(int64_t count) {
   return (terms + 4.0) * kUnitRoundoff;  // + 4: the product, and roundings around the sum
 }
 
-double dot(int64_t k, double norm_x, double norm_w) {
-  return sum_error(k) * norm_x * norm_w + kUnderflow;
+double dot(int64_t k, double norm_x, double norm_w, double roundoff) {
+  // (1 + roundoff)^2 - 1 for the factors
+  return (sum_error(k) + (2.0 + roundoff) * roundoff) * norm_x * norm_w + kUnderflow;
 }
 
 double exponential(double distance) {

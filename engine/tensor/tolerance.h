@@ -22,8 +22,8 @@ inline constexpr double kUnderflow = 1e-35;
 double sum_error(int64_t count);
 
 // Dot product of length k of vectors with these Euclidean norms (Cauchy-Schwarz bounds the sum of
-// magnitudes).
-double dot(int64_t k, double norm_x, double norm_w);
+// magnitudes). roundoff: Backend::operand_roundoff(), how far either factor may have been rounded before.
+double dot(int64_t k, double norm_x, double norm_w, double roundoff = 0.0);
 
 // Relative error of exp(-distance) when distance >= 0 was computed in float.
 double exponential(double distance);

@@ -15,7 +15,7 @@ namespace {
 bool next_fails = false;
 
 constexpr uint64_t kSeal = 0x6375626c6173u;
-constexpr uint64_t kWorkspace = uint64_t{4} << 20;  // what the fake's algorithms claim to need
+constexpr uint64_t kWorkspace = uint64_t{4} << 10;  // what the fake's algorithms claim to need
 
 size_t width(cudaDataType type) {
   switch (type) {

@@ -24,17 +24,17 @@ std::vector<double> row_norms(const void* weight, DType dtype, int64_t n, int64_
   return norms;
 }
 
-// Compares out [m, n] with `want`; `before` is what out held.
+// Compares out [m, n] with `want`; `before` is what out held. roundoff: of the tested backend's factors.
 template <typename Args>
 void compare_products(Subject subject, const Args& a, const std::vector<double>& weight_norms,
-                      const Matrix& before, const Matrix& want) {
+                      const Matrix& before, const Matrix& want, double roundoff) {
   const Matrix x = Matrix::copy_of(a.x, a.m, a.k, a.x_stride);
   std::vector<double> x_norms;
   for (int64_t m = 0; m < a.m; ++m) x_norms.push_back(x.row_norm(m));
   compare(std::move(subject), a.out, a.out_stride, want, [&](int64_t m, int64_t n) {
     double addends = a.bias != nullptr ? std::abs(double(a.bias[n])) : 0.0;
     if (a.accumulate) addends += std::abs(double(before.at(m, n)));
-    return tolerance::dot(a.k, x_norms[size_t(m)], weight_norms[size_t(n)]) +
+    return tolerance::dot(a.k, x_norms[size_t(m)], weight_norms[size_t(n)], roundoff) +
            2.0 * tolerance::embedding(addends);
   });
 }
@@ -64,7 +64,7 @@ void CheckBackend::matmul(const MatmulArgs& a) {
   oracle_.matmul(oracle);
   tested_.matmul(a);
   compare_products(subject("matmul", std::string(dtype_name(a.weight_dtype)) + " weight"), a,
-                   row_norms(a.weight, a.weight_dtype, a.n, a.k), before, want);
+                   row_norms(a.weight, a.weight_dtype, a.n, a.k), before, want, tested_.operand_roundoff());
 }
 
 size_t CheckBackend::packed_matmul_workspace_bytes(const PackedMatrix& weight, int64_t m) const {
@@ -104,10 +104,10 @@ void CheckBackend::packed_matmul(const PackedMatmulArgs& a) {
       a.weight->canonical_sparse->dense_rows(n, n + 1, row.data());
       norms.push_back(row_norms(row.data(), DType::f32, 1, a.k)[0]);
     }
-    return compare_products(subject("packed_matmul", a.weight->pattern->text() + " weight"), a, norms, before, want);
+    return compare_products(subject("packed_matmul", a.weight->pattern->text() + " weight"), a, norms, before, want, tested_.operand_roundoff());
   }
   for (int64_t n = 0; n < a.n; ++n) norms.push_back(tolerance::quantized_row_norm(*a.weight->canonical, n));
-  compare_products(subject("packed_matmul", a.weight->scheme.text() + " weight"), a, norms, before, want);
+  compare_products(subject("packed_matmul", a.weight->scheme.text() + " weight"), a, norms, before, want, tested_.operand_roundoff());
 }
 
 }  // namespace pare::check

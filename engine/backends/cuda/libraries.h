@@ -60,7 +60,11 @@ Status library_status(cusolverStatus_t status, const char* call);
 // The handles of one context, and what is remembered of products that were asked for before.
 class Libraries {
  public:
+#ifdef PARE_CUDA_EMULATOR
+  static constexpr size_t kWorkspaceBytes = size_t{64} << 10;  // opening and closing its pages is slow there
+#else
   static constexpr size_t kWorkspaceBytes = size_t{32} << 20;  // what Hopper's kernels want at most
+#endif
 
   explicit Libraries(Context& context) : context_(context) {}
   ~Libraries();

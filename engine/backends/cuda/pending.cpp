@@ -39,12 +39,6 @@ void CudaBackend::cross_entropy(const CrossEntropyArgs&) {
 void CudaBackend::divergence(const DivergenceArgs&) {
   PARE_ASSERT(false, "[cuda] divergence is not there yet");
 }
-size_t CudaBackend::matmul_workspace_bytes(int64_t, int64_t, int64_t) const {
-  return 0;
-}
-void CudaBackend::matmul(const MatmulArgs&) {
-  PARE_ASSERT(false, "[cuda] matmul is not there yet");
-}
 Result<PackedMatrix> CudaBackend::prepack(std::shared_ptr<const QuantizedTensor>) {
   return Error{.exit = Exit::unsupported,
                .rule = "CU01",
@@ -94,18 +88,6 @@ DecodeBackend* CudaBackend::decoding() {
   return nullptr;
 }
 
-size_t CudaTraining::matmul_input_backward_workspace_bytes(int64_t, int64_t, int64_t) const {
-  return 0;
-}
-void CudaTraining::matmul_input_backward(const MatmulInputBackwardArgs&) {
-  PARE_ASSERT(false, "[cuda] matmul_input_backward is not there yet");
-}
-size_t CudaTraining::matmul_weight_backward_workspace_bytes(int64_t, int64_t, int64_t) const {
-  return 0;
-}
-void CudaTraining::matmul_weight_backward(const MatmulWeightBackwardArgs&) {
-  PARE_ASSERT(false, "[cuda] matmul_weight_backward is not there yet");
-}
 void CudaTraining::rms_norm_backward(const RmsNormBackwardArgs&) {
   PARE_ASSERT(false, "[cuda] rms_norm_backward is not there yet");
 }

@@ -4,11 +4,15 @@ set(PARE_CUDA_SOURCES
   attention_exact.cu
   attention_plan.cpp
   context.cpp
+  convert.cu
   cuda_backend.cpp
   device_info.cu
+  few_rows.cu
   gemm.cpp
   int8_layout.cpp
   libraries.cpp
+  matmul.cpp
+  matmul_backward.cu
   memory_pool.cpp
   norm.cu
   pending.cpp

@@ -142,7 +142,7 @@ TEST_P(TrainingMatmulTest, InputGradientAgreesOnReals) {
       for (int64_t column = 0; column < k; ++column) {
         const double norm = column_norm(weight, column);
         for (int64_t row = 0; row < m; ++row) {
-          const double bound = tolerance::dot(n, row_norm(dout, row), norm) +
+          const double bound = tolerance::dot(n, row_norm(dout, row), norm, tested().operand_roundoff()) +
                                2.0 * tolerance::embedding(std::abs(value_at(before, row, column)));
           ASSERT_NEAR(value_at(got, row, column), value_at(want, row, column), bound) << row << "," << column;
         }
@@ -165,7 +165,7 @@ TEST_P(TrainingMatmulTest, WeightGradientAgreesOnReals) {
     for (int64_t row = 0; row < n; ++row) {
       const double norm = column_norm(dout, row);
       for (int64_t column = 0; column < k; ++column) {
-        const double bound = tolerance::dot(m, norm, x_norms[size_t(column)]) +
+        const double bound = tolerance::dot(m, norm, x_norms[size_t(column)], tested().operand_roundoff()) +
                              2.0 * tolerance::embedding(std::abs(value_at(before, row, column)));
         ASSERT_NEAR(value_at(got, row, column), value_at(want, row, column), bound) << row << "," << column;
       }
@@ -243,13 +243,15 @@ struct Losses {
     value = kept;
     return (above - below) / (2.0 * double(kStep));
   }
-  void expect_slopes(const char* what, const Tensor& parameter, const Tensor& gradient) const {
+  // roundoff: of the factors. Every gradient is a sum of at most 11 products of numbers below 1.
+  void expect_slopes(const char* what, const Tensor& parameter, const Tensor& gradient, double roundoff) const {
     double largest = 0.0;
     for (int64_t i = 0; i < gradient.numel(); ++i) {
       largest = std::max(largest, std::abs(double(gradient.data<float>()[i])));
     }
+    const double bound = 1e-3 * largest + tolerance::dot(11, std::sqrt(11.0), std::sqrt(11.0), roundoff);
     for (int64_t i = 0; i < gradient.numel(); ++i) {
-      EXPECT_NEAR(double(gradient.data<float>()[i]), slope(parameter, i), 1e-3 * largest) << what << " " << i;
+      EXPECT_NEAR(double(gradient.data<float>()[i]), slope(parameter, i), bound) << what << " " << i;
     }
   }
 };
@@ -260,9 +262,10 @@ TEST_P(TrainingMatmulTest, GradientsAreTheSlopesOfTheForward) {
          dbias = zeros(DType::f32, {11});
   input_backward(tested(), losses.dout, losses.weight, false, dx);
   weight_backward(tested(), losses.x, losses.dout, dweight, dbias);
-  losses.expect_slopes("x", losses.x, dx);
-  losses.expect_slopes("weight", losses.weight, dweight);
-  losses.expect_slopes("bias", losses.bias, dbias);
+  const double roundoff = tested().operand_roundoff();
+  losses.expect_slopes("x", losses.x, dx, roundoff);
+  losses.expect_slopes("weight", losses.weight, dweight, roundoff);
+  losses.expect_slopes("bias", losses.bias, dbias, roundoff);
 }
 
 // The ops, on the device of the backend under test.
