@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 
 #include <fmt/core.h>
 
@@ -10,7 +11,32 @@
 
 namespace pare {
 
+namespace {
+
+// Pinned memory is not zero and costs a call of the driver: only where it was asked for.
+struct HostMemory {
+  void* (*allocate)(size_t bytes) = nullptr;
+  void (*free)(void* block) = nullptr;
+};
+HostMemory host_memory;
+
+void* allocate_zeros(const HostMemory& memory, size_t bytes) {
+  // calloc instead of an aligned allocation: large blocks come as untouched zero pages, so reserving memory
+  // that is never used costs nothing.
+  if (memory.allocate == nullptr) return std::calloc(bytes, 1);
+  void* block = memory.allocate(bytes);
+  if (block != nullptr) std::memset(block, 0, bytes);
+  return block;
+}
+
+}  // namespace
+
 Storage::~Storage() = default;
+
+void Storage::set_host_memory(void* (*allocate)(size_t bytes), void (*free)(void* block)) {
+  PARE_ASSERT((allocate == nullptr) == (free == nullptr), "[storage] half of a source of memory");
+  host_memory = {allocate, free};
+}
 
 Result<std::shared_ptr<Storage>> Storage::allocate(size_t bytes, Device device) {
   if (!device.is_host()) {
@@ -20,9 +46,8 @@ Result<std::shared_ptr<Storage>> Storage::allocate(size_t bytes, Device device) 
     return storage;
   }
   constexpr size_t kAlignment = 64;
-  // calloc instead of an aligned allocation: large blocks come as untouched zero pages, so reserving memory
-  // that is never used costs nothing.
-  void* block = bytes > SIZE_MAX - kAlignment ? nullptr : std::calloc(bytes + kAlignment, 1);
+  const HostMemory memory = host_memory;
+  void* block = bytes > SIZE_MAX - kAlignment ? nullptr : allocate_zeros(memory, bytes + kAlignment);
   if (block == nullptr) {
     return Error{.exit = Exit::resource,
                  .rule = "RL01",
@@ -33,7 +58,9 @@ Result<std::shared_ptr<Storage>> Storage::allocate(size_t bytes, Device device) 
                  .limit = fmt::format("{} bytes", bytes),
                  .limit_label = "need"};
   }
-  std::shared_ptr<void> owner(block, [](void* pointer) { std::free(pointer); });
+  std::shared_ptr<void> owner(block, [memory](void* pointer) {
+    memory.free != nullptr ? memory.free(pointer) : std::free(pointer);
+  });
   const auto address = reinterpret_cast<uintptr_t>(block);
   const size_t skipped = (kAlignment - address % kAlignment) % kAlignment;
   return adopt(static_cast<std::byte*>(block) + skipped, bytes, std::move(owner), device);

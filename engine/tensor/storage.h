@@ -19,6 +19,10 @@ class Storage {
   // Memory that `owner` frees; for backends with memory of their own.
   static std::shared_ptr<Storage> adopt(void* data, size_t bytes, std::shared_ptr<void> owner, Device device);
 
+  // Where host memory comes from, from now on: the C library's, or pinned memory, so that a GPU may read tensors of
+  // the host. allocate() gives null when there is none; both null: the C library again.
+  static void set_host_memory(void* (*allocate)(size_t bytes), void (*free)(void* block));
+
   ~Storage();
   Storage(const Storage&) = delete;
   Storage& operator=(const Storage&) = delete;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "engine/backends/cuda/context.h"
+#include "engine/backends/cuda/staging.h"
 #include "engine/backends/cuda/statistics_class.h"
 #include "engine/backends/cuda/training_class.h"
 #include "engine/tensor/backend.h"
@@ -64,6 +65,7 @@ class CudaBackend final : public Backend {
 
  private:
   std::unique_ptr<Context> context_;
+  Staging staging_;
   CudaTraining training_;
   CudaStatistics statistics_;
 };

@@ -19,7 +19,18 @@ MemoryUse memory_use(const Backend& backend) {
   return const_cast<CudaBackend&>(static_cast<const CudaBackend&>(backend)).context().pool().use();
 }
 
-CudaBackend::~CudaBackend() = default;
+void* allocate_pinned(size_t bytes) {
+  void* block = nullptr;
+  return cudaHostAlloc(&block, bytes, cudaHostAllocPortable) == cudaSuccess ? block : nullptr;
+}
+
+void free_pinned(void* block) {
+  cudaFreeHost(block);
+}
+
+CudaBackend::~CudaBackend() {
+  cudaStreamSynchronize(context_->stream());  // uploads under way read the staging buffers
+}
 
 std::string CudaBackend::description() const {
   const cudaDeviceProp& properties = context_->properties();
@@ -34,7 +45,9 @@ Result<std::shared_ptr<Storage>> CudaBackend::allocate(size_t bytes) {
 }
 
 Status CudaBackend::upload(void* to, const void* from, size_t bytes) {
-  if (bytes > 0) {
+  if (bytes >= Staging::kWorthwhile) {
+    context_->note(staging_.upload(to, from, bytes, context_->stream()), "upload");
+  } else if (bytes > 0) {
     // From pageable memory the call returns when the bytes have been read.
     context_->note(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, context_->stream()), "upload");
   }

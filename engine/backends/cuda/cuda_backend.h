@@ -26,6 +26,10 @@ struct MemoryUse {
 // Of a backend that make_cuda_backend() made.
 MemoryUse memory_use(const Backend& backend);
 
+// Host memory that the GPU can read and write too; null when there is none.
+void* allocate_pinned(size_t bytes);
+void free_pinned(void* block);
+
 // Test seam: the n-th allocation from now on fails (0: none does).
 void fail_allocation(int64_t n);
 

@@ -30,6 +30,10 @@ MemoryUse memory_use(const Backend&) {
   return {};
 }
 void fail_allocation(int64_t) {}
+void* allocate_pinned(size_t) {
+  return nullptr;
+}
+void free_pinned(void*) {}
 
 }  // namespace cuda
 

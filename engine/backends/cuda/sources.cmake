@@ -17,4 +17,5 @@ set(PARE_CUDA_SOURCES
   norm.cu
   pending.cpp
   rows.cu
+  staging.cpp
 )
