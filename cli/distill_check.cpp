@@ -2,6 +2,7 @@
 #include <fmt/core.h>
 
 #include "cli/distill_options.h"
+#include "cli/distill_settings.h"
 #include "engine/core/text.h"
 
 namespace pare::cli {
