@@ -5,6 +5,7 @@
 // constant zero_point 2^(bits-1), so a signed code q is stored as q + 2^(bits-1). Source: docs/methods.md.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -72,6 +73,24 @@ struct QuantScheme {
 };
 
 // The 16 NF4 values. Source: Dettmers et al., "QLoRA" (2023), appendix E.
+inline constexpr std::array<float, 16> kNf4Codebook{
+    -1.0f,
+    -0.6961928009986877f,
+    -0.5250730514526367f,
+    -0.39491748809814453f,
+    -0.28444138169288635f,
+    -0.18477343022823334f,
+    -0.09105003625154495f,
+    0.0f,
+    0.07958029955625534f,
+    0.16093020141124725f,
+    0.24611230194568634f,
+    0.33791524171829224f,
+    0.44070982933044434f,
+    0.5626170039176941f,
+    0.7229568362236023f,
+    1.0f,
+};
 std::span<const float, 16> nf4_codebook();
 
 }  // namespace pare

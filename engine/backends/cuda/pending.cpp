@@ -3,42 +3,6 @@
 
 namespace pare::cuda {
 
-void CudaBackend::rotary(const RotaryArgs&) {
-  PARE_ASSERT(false, "[cuda] rotary is not there yet");
-}
-void CudaBackend::kv_append(const KvAppendArgs&) {
-  PARE_ASSERT(false, "[cuda] kv_append is not there yet");
-}
-void CudaBackend::kv_round(const KvRoundArgs&) {
-  PARE_ASSERT(false, "[cuda] kv_round is not there yet");
-}
-void CudaBackend::activation(const ActivationArgs&) {
-  PARE_ASSERT(false, "[cuda] activation is not there yet");
-}
-void CudaBackend::gated_activation(const GatedActivationArgs&) {
-  PARE_ASSERT(false, "[cuda] gated_activation is not there yet");
-}
-void CudaBackend::add(const AddArgs&) {
-  PARE_ASSERT(false, "[cuda] add is not there yet");
-}
-void CudaBackend::softcap(const SoftcapArgs&) {
-  PARE_ASSERT(false, "[cuda] softcap is not there yet");
-}
-void CudaBackend::softmax(const SoftmaxArgs&) {
-  PARE_ASSERT(false, "[cuda] softmax is not there yet");
-}
-void CudaBackend::embedding(const EmbeddingArgs&) {
-  PARE_ASSERT(false, "[cuda] embedding is not there yet");
-}
-void CudaBackend::quantized_embedding(const QuantizedEmbeddingArgs&) {
-  PARE_ASSERT(false, "[cuda] quantized_embedding is not there yet");
-}
-void CudaBackend::cross_entropy(const CrossEntropyArgs&) {
-  PARE_ASSERT(false, "[cuda] cross_entropy is not there yet");
-}
-void CudaBackend::divergence(const DivergenceArgs&) {
-  PARE_ASSERT(false, "[cuda] divergence is not there yet");
-}
 Result<PackedMatrix> CudaBackend::prepack(std::shared_ptr<const QuantizedTensor>) {
   return Error{.exit = Exit::unsupported,
                .rule = "CU01",
@@ -88,29 +52,8 @@ DecodeBackend* CudaBackend::decoding() {
   return nullptr;
 }
 
-void CudaTraining::rms_norm_backward(const RmsNormBackwardArgs&) {
-  PARE_ASSERT(false, "[cuda] rms_norm_backward is not there yet");
-}
-void CudaTraining::layer_norm_backward(const LayerNormBackwardArgs&) {
-  PARE_ASSERT(false, "[cuda] layer_norm_backward is not there yet");
-}
-void CudaTraining::rotary_backward(const RotaryArgs&) {
-  PARE_ASSERT(false, "[cuda] rotary_backward is not there yet");
-}
 void CudaTraining::attention_backward(const AttentionBackwardArgs&) {
   PARE_ASSERT(false, "[cuda] attention_backward is not there yet");
-}
-void CudaTraining::activation_backward(const ActivationBackwardArgs&) {
-  PARE_ASSERT(false, "[cuda] activation_backward is not there yet");
-}
-void CudaTraining::gated_activation_backward(const GatedActivationBackwardArgs&) {
-  PARE_ASSERT(false, "[cuda] gated_activation_backward is not there yet");
-}
-void CudaTraining::softmax_backward(const SoftmaxBackwardArgs&) {
-  PARE_ASSERT(false, "[cuda] softmax_backward is not there yet");
-}
-void CudaTraining::embedding_backward(const EmbeddingBackwardArgs&) {
-  PARE_ASSERT(false, "[cuda] embedding_backward is not there yet");
 }
 void CudaTraining::loss_rows(const LossRowsArgs&) {
   PARE_ASSERT(false, "[cuda] loss_rows is not there yet");

@@ -58,8 +58,7 @@ __device__ __forceinline__ Quad load_quad(const T* row, Index c, Index columns) 
   const int inside = inside_of(c, columns);
   if (Wide && inside == kQuad) {
     const uint2 bits = *reinterpret_cast<const uint2*>(row + c);
-    T four[kQuad];
-    memcpy(four, &bits, sizeof bits);
+    const T* four = reinterpret_cast<const T*>(&bits);
 #pragma unroll
     for (int j = 0; j < kQuad; ++j) quad.v[j] = to_float(four[j]);
     return quad;
@@ -121,12 +120,24 @@ class Row {
       }
     }
   }
+  // visit(c, quad, quad of the other row) for two rows of the same columns.
+  template <typename Visit>
+  __device__ __forceinline__ void each_with(const Row& other, Visit visit) {
+    if constexpr (Quads > 0) {
+#pragma unroll
+      for (int i = 0; i < Quads; ++i) visit(place(i), kept_[i], other.kept_[i]);
+    } else {
+      each([&](Index c, const Quad& quad) {
+        visit(c, quad, load_quad<Wide>(other.row_, c, other.columns_, other.fill_));
+      });
+    }
+  }
 
  private:
   const float* row_;
   Index columns_;
   float fill_;
-  Quad kept_[Quads > 0 ? Quads : 1];
+  Quad kept_[size_t{Quads > 0 ? Quads : 1}];
 };
 
 // Sum or maximum over the Lanes threads of a row; every thread of the block takes part.

@@ -1,21 +1,30 @@
 # Sources of the CUDA backend: built by nvcc here, and as host C++ by tests/cuda_emulator. One per line.
 set(PARE_CUDA_SOURCES
+  activation.cu
   attention.cpp
   attention_exact.cu
   attention_plan.cpp
   context.cpp
   convert.cu
+  cross_entropy.cu
   cuda_backend.cpp
   device_info.cu
+  embedding.cu
   few_rows.cu
   gemm.cpp
   int8_layout.cpp
+  kv_cache.cu
   libraries.cpp
   matmul.cpp
   matmul_backward.cu
   memory_pool.cpp
   norm.cu
   pending.cpp
+  rotary.cu
   rows.cu
+  softmax.cu
   staging.cpp
+  training_activation.cu
+  training_embedding.cu
+  training_norm.cu
 )
