@@ -1,5 +1,5 @@
-// activation, gated_activation, add, softcap: one quad per thread (rows.h). What has no gaps between its rows is
-// one long row.
+// activation, gated_activation, add, softcap: one quad per thread (rows.h). What has no gaps between its rows
+// is one long row.
 #include "engine/backends/cuda/activation_math.h"
 #include "engine/backends/cuda/backend_class.h"
 #include "engine/backends/cuda/rows.h"
@@ -86,10 +86,9 @@ void CudaBackend::gated_activation(const GatedActivationArgs& a) {
   const bool is_wide = rows_are_wide(a.gate, is_one ? 0 : a.gate_stride) &&
                        rows_are_wide(a.up, is_one ? 0 : a.up_stride) &&
                        rows_are_wide(a.out, is_one ? 0 : a.out_stride);
-  launch_elementwise(
-      *context_, "gated_activation",
-      GatedActivationOp{a.gate, a.up, a.out, a.gate_stride, a.up_stride, a.out_stride, a.kind},
-      is_one ? 1 : a.rows, is_one ? a.rows * a.columns : a.columns, is_wide);
+  launch_elementwise(*context_, "gated_activation",
+                     GatedActivationOp{a.gate, a.up, a.out, a.gate_stride, a.up_stride, a.out_stride, a.kind},
+                     is_one ? 1 : a.rows, is_one ? a.rows * a.columns : a.columns, is_wide);
 }
 
 void CudaBackend::add(const AddArgs& a) {

@@ -1,7 +1,7 @@
 // engine/backends/cuda/activation_math.h: the activations and their slopes in float, for kernels.
 //
-// silu, quick_gelu and gelu_tanh are x times a logistic function: gelu_tanh = x logistic(2 y), y the argument of
-// its tanh. So nothing cancels, and exp() only ever sees what cannot overflow.
+// silu, quick_gelu and gelu_tanh are x times a logistic function: gelu_tanh = x logistic(2 y), y the argument
+// of its tanh. So nothing cancels, and exp() only ever sees what cannot overflow.
 #pragma once
 
 #include <cuda_runtime.h>

@@ -1,5 +1,6 @@
-// cross_entropy, divergence: one block per row, which is read once. Exponentials in float (two units in the last
-// place each), eight of them summed in float, the sums of those in double: the error does not grow with the width.
+// cross_entropy, divergence: one block per row, which is read once. Exponentials in float (two units in the
+// last place each), eight of them summed in float, the sums of those in double: the error does not grow with
+// the width.
 #include <cfloat>
 
 #include "engine/backends/cuda/backend_class.h"

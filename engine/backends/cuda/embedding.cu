@@ -73,7 +73,8 @@ void CudaBackend::embedding(const EmbeddingArgs& a) {
 }
 
 void CudaBackend::quantized_embedding(const QuantizedEmbeddingArgs& a) {
-  const QuantizedEmbeddingOp op{a.ids, QuantizedView::of(*a.table), a.out, a.out_stride, a.scale, a.accumulate};
+  const QuantizedEmbeddingOp op{a.ids,       QuantizedView::of(*a.table), a.out, a.out_stride, a.scale,
+                                a.accumulate};
   launch_elementwise(*context_, "quantized_embedding", op, a.tokens, a.table->in(),
                      rows_are_wide(a.out, a.out_stride));
 }

@@ -35,8 +35,7 @@ __device__ Grid grid_of(const float* x, int64_t head_dim) {
   if (!__all_sync(kAllLanes, is_finite))
     return {.scale = kNotANumber, .is_finite = false, .step = 0.0f, .zero = 0.0f};
   if (low == 0.0f && high == 0.0f) return {.scale = kOne, .is_finite = true, .step = 1.0f, .zero = 0.0f};
-  const double width =
-      Int8 ? double(-low > high ? -low : high) / 127.0 : (double(high) - double(low)) / 15.0;
+  const double width = Int8 ? double(-low > high ? -low : high) / 127.0 : (double(high) - double(low)) / 15.0;
   const float rounded = float(width < 65504.0 ? width : 65504.0);
   uint16_t scale = __half_as_ushort(__float2half_rn(rounded));
   scale = scale < kSmallestNormal ? kSmallestNormal : scale > kLargest ? kLargest : scale;
@@ -46,7 +45,9 @@ __device__ Grid grid_of(const float* x, int64_t head_dim) {
   return {.scale = scale,
           .is_finite = true,
           .step = step,
-          .zero = float(zero < 0.0 ? 0.0 : zero > 15.0 ? 15.0 : zero)};
+          .zero = float(zero < 0.0    ? 0.0
+                        : zero > 15.0 ? 15.0
+                                      : zero)};
 }
 
 // Code of one component less the code of 0, a whole number.
@@ -140,10 +141,10 @@ void CudaBackend::kv_append(const KvAppendArgs& a) {
   const int64_t items = a.sequences * a.tokens * a.kv_heads;
   const LaunchShape shape{.grid = blocks_for(items, kVectors), .block = kThreads};
   if (!a.kv.is_none()) {
-    context_->launch("kv_append",
-                     a.kv.kind == KvQuant::Kind::int8 ? kv_append_codes_kernel<true>
-                                                      : kv_append_codes_kernel<false>,
-                     shape, a, items);
+    context_->launch(
+        "kv_append",
+        a.kv.kind == KvQuant::Kind::int8 ? kv_append_codes_kernel<true> : kv_append_codes_kernel<false>,
+        shape, a, items);
   } else if (a.dtype == DType::bf16) {
     context_->launch("kv_append", kv_append_kernel<__nv_bfloat16>, shape, a, items);
   } else if (a.dtype == DType::f16) {
@@ -157,7 +158,8 @@ void CudaBackend::kv_append(const KvAppendArgs& a) {
 void CudaBackend::kv_round(const KvRoundArgs& a) {
   const LaunchShape shape{.grid = blocks_for(a.rows * a.heads, kVectors), .block = kThreads};
   context_->launch("kv_round",
-                   a.kv.kind == KvQuant::Kind::int8 ? kv_round_kernel<true> : kv_round_kernel<false>, shape, a);
+                   a.kv.kind == KvQuant::Kind::int8 ? kv_round_kernel<true> : kv_round_kernel<false>, shape,
+                   a);
 }
 
 }  // namespace pare::cuda

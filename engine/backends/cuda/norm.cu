@@ -1,5 +1,5 @@
-// rms_norm, layer_norm. Memory-bound: a row is read once and kept in registers (rows.h); sums in float, in a tree
-// of fixed shape.
+// rms_norm, layer_norm. Memory-bound: a row is read once and kept in registers (rows.h); sums in float, in a
+// tree of fixed shape.
 #include "engine/backends/cuda/backend_class.h"
 #include "engine/backends/cuda/rows.h"
 

@@ -14,9 +14,8 @@
 namespace pare::cuda {
 
 static __device__ const float kNf4OnDevice[16] = {
-    kNf4Codebook[0],  kNf4Codebook[1],  kNf4Codebook[2],  kNf4Codebook[3],
-    kNf4Codebook[4],  kNf4Codebook[5],  kNf4Codebook[6],  kNf4Codebook[7],
-    kNf4Codebook[8],  kNf4Codebook[9],  kNf4Codebook[10], kNf4Codebook[11],
+    kNf4Codebook[0],  kNf4Codebook[1],  kNf4Codebook[2],  kNf4Codebook[3], kNf4Codebook[4],  kNf4Codebook[5],
+    kNf4Codebook[6],  kNf4Codebook[7],  kNf4Codebook[8],  kNf4Codebook[9], kNf4Codebook[10], kNf4Codebook[11],
     kNf4Codebook[12], kNf4Codebook[13], kNf4Codebook[14], kNf4Codebook[15]};
 
 // Element of an f32, bf16 or f16 array as float.
@@ -76,8 +75,8 @@ struct QuantizedView {
             .centre = is_centred ? float(scheme.symmetric_zero_point()) : 0.0f};
   }
 
-  // The next `count` codes, up to four, from a column that four divides; the first in the low bits, `bits` each.
-  // Reads no byte beyond theirs.
+  // The next `count` codes, up to four, from a column that four divides; the first in the low bits, `bits`
+  // each. Reads no byte beyond theirs.
   __device__ __forceinline__ uint64_t codes_at(int64_t row, int64_t column, int count) const {
     const int64_t first = column * bits;  // four divides it
     const uint8_t* packed = codes + row * row_bytes + (first >> 3);
@@ -102,7 +101,8 @@ struct QuantizedView {
     return row * groups + group;
   }
   // weights[j] of columns column + j, j < count <= 4, where four divides column; the others stay.
-  __device__ __forceinline__ void weights_at(int64_t row, int64_t column, int count, float (&weights)[4]) const {
+  __device__ __forceinline__ void weights_at(int64_t row, int64_t column, int count,
+                                             float (&weights)[4]) const {
     uint64_t window = codes_at(row, column, count);
     const uint32_t mask = (1u << bits) - 1u;
     int64_t grid = -1;
@@ -120,8 +120,8 @@ struct QuantizedView {
       const float value = value_of(uint32_t(window) & mask);
       window >>= bits;
       // never contracted into one rounding: the definition has two
-      weights[j] = minimums != nullptr ? __fadd_rn(minimum, __fmul_rn(scale, value))
-                                       : __fmul_rn(scale, value - zero);
+      weights[j] =
+          minimums != nullptr ? __fadd_rn(minimum, __fmul_rn(scale, value)) : __fmul_rn(scale, value - zero);
     }
   }
 };

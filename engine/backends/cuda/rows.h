@@ -1,9 +1,9 @@
-// engine/backends/cuda/rows.h: rows of floats in quads of four neighbours, for kernels that read every element
-// once.
+// engine/backends/cuda/rows.h: rows of floats in quads of four neighbours, for kernels that read every
+// element once.
 //
 // Who owns which element depends on the width alone, never on the alignment, so that sums have the same bits
-// wherever a matrix lies. Wide: the rows start on 16 bytes, so a quad is one load or store; otherwise it is four
-// of four bytes each, which reach the same sectors.
+// wherever a matrix lies. Wide: the rows start on 16 bytes, so a quad is one load or store; otherwise it is
+// four of four bytes each, which reach the same sectors.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -81,9 +81,9 @@ __device__ __forceinline__ void store_quad(float* row, Index c, Index columns, c
   }
 }
 
-// Rows that are reduced. Lanes threads share a row: 16 or 32, several rows to a block, or one whole block. Each
-// keeps Quads quads in registers, so that memory is read once; 0: the row is wider than that, and every pass
-// reads it again (mostly from L2).
+// Rows that are reduced. Lanes threads share a row: 16 or 32, several rows to a block, or one whole block.
+// Each keeps Quads quads in registers, so that memory is read once; 0: the row is wider than that, and every
+// pass reads it again (mostly from L2).
 constexpr int kRowThreads = 256;
 template <int Lanes>
 constexpr int kThreadsOf = Lanes <= kWarp ? kRowThreads : Lanes;
@@ -105,7 +105,9 @@ class Row {
       for (int i = 0; i < Quads; ++i) kept_[i] = load_quad<Wide>(row_, place(i), columns_, fill_);
     }
   }
-  static __device__ Index place(int i) { return Index(i * Lanes + int(threadIdx.x) % Lanes) * kQuad; }
+  static __device__ Index place(int i) {
+    return Index(i * Lanes + int(threadIdx.x) % Lanes) * kQuad;
+  }
 
   // visit(c, quad) for the quads of this thread; what it writes into the quad stays where the row is kept.
   template <typename Visit>
@@ -165,8 +167,8 @@ __device__ __forceinline__ float row_max(float value, float lowest) {
   }
 }
 
-// Calls run<Lanes, Quads>() for a width. Heads of 64 channels take half a warp, up to 1024 a warp (no barrier);
-// at most 32 registers hold the row.
+// Calls run<Lanes, Quads>() for a width. Heads of 64 channels take half a warp, up to 1024 a warp (no
+// barrier); at most 32 registers hold the row.
 template <typename Run>
 void with_row_shape(int64_t columns, Run run) {
   if (columns <= 64) return run.template operator()<16, 1>();
@@ -180,8 +182,8 @@ void with_row_shape(int64_t columns, Run run) {
   return run.template operator()<1024, 0>();
 }
 
-// Elementwise work on [rows, columns]: 256 threads, one quad each, lanes of them (a power of two) along a row.
-// op.run<Wide>(row, c, columns) does the quad at c.
+// Elementwise work on [rows, columns]: 256 threads, one quad each, lanes of them (a power of two) along a
+// row. op.run<Wide>(row, c, columns) does the quad at c.
 constexpr int kElementThreads = 256;
 
 template <bool Wide, typename Op>
@@ -203,12 +205,11 @@ void launch_elementwise(Context& context, const char* name, const Op& op, int64_
   while (log_lanes < 8 && (int64_t{kQuad} << log_lanes) < columns) ++log_lanes;
   const int64_t deep = kElementThreads >> log_lanes;
   const int64_t high = (rows + deep - 1) / deep;
-  const LaunchShape shape{
-      .grid = dim3(blocks_for(columns, int64_t{kQuad} << log_lanes),
-                   unsigned(high < kMostRowsOfBlocks ? high : kMostRowsOfBlocks)),
-      .block = kElementThreads};
-  context.launch(name, is_wide ? elementwise_kernel<true, Op> : elementwise_kernel<false, Op>, shape, op, rows,
-                 columns, log_lanes);
+  const LaunchShape shape{.grid = dim3(blocks_for(columns, int64_t{kQuad} << log_lanes),
+                                       unsigned(high < kMostRowsOfBlocks ? high : kMostRowsOfBlocks)),
+                          .block = kElementThreads};
+  context.launch(name, is_wide ? elementwise_kernel<true, Op> : elementwise_kernel<false, Op>, shape, op,
+                 rows, columns, log_lanes);
 }
 
 }  // namespace pare::cuda

@@ -1,5 +1,5 @@
-// softmax, softmax_backward. A row of up to 16384 columns is read once and kept in registers (rows.h); a wider
-// one is read twice, the first time with a running maximum, of which the second read finds much in L2.
+// softmax, softmax_backward. A row of up to 16384 columns is read once and kept in registers (rows.h); a
+// wider one is read twice, the first time with a running maximum, of which the second read finds much in L2.
 #include <cfloat>
 
 #include "engine/backends/cuda/backend_class.h"
@@ -13,8 +13,8 @@ __global__ void __launch_bounds__(kThreadsOf<Lanes>) softmax_kernel(SoftmaxArgs 
   using Index = RowIndex<Quads>;
   const int64_t row = int64_t(blockIdx.x) * kRowsOf<Lanes> + int(threadIdx.x) / Lanes % kRowsOf<Lanes>;
   const Index columns = row < a.rows ? Index(a.columns) : Index(0);
-  // Columns that do not exist are as unlikely as can be. The maximum starts at the lowest finite number, so that
-  // a score of -infinity has the probability 0.
+  // Columns that do not exist are as unlikely as can be. The maximum starts at the lowest finite number, so
+  // that a score of -infinity has the probability 0.
   Row<Lanes, Quads, Wide> x(a.x + row * a.x_stride, columns, -INFINITY);
   float largest = -FLT_MAX, sum = 0.0f;
   if constexpr (Quads > 0) {
@@ -95,10 +95,10 @@ void CudaTraining::softmax_backward(const SoftmaxBackwardArgs& a) {
                        rows_are_wide(a.dx, a.dx_stride);
   with_row_shape(a.columns, [&]<int Lanes, int Quads>() {
     const LaunchShape shape{.grid = blocks_for(a.rows, kRowsOf<Lanes>), .block = kThreadsOf<Lanes>};
-    context_.launch("softmax_backward",
-                    is_wide ? softmax_backward_kernel<Lanes, Quads, true>
-                            : softmax_backward_kernel<Lanes, Quads, false>,
-                    shape, a);
+    context_.launch(
+        "softmax_backward",
+        is_wide ? softmax_backward_kernel<Lanes, Quads, true> : softmax_backward_kernel<Lanes, Quads, false>,
+        shape, a);
   });
 }
 

@@ -1,6 +1,6 @@
 // embedding_backward without float atomics. Tokens are taken in chunks; within a chunk each token's rank by
-// (id, token) is counted, which sorts it, and then one block per id and stripe of channels adds the tokens of that
-// id in their order. The chunks follow each other on the stream: same bytes always, no host in between.
+// (id, token) is counted, which sorts it, and then one block per id and stripe of channels adds the tokens of
+// that id in their order. The chunks follow each other on the stream: same bytes always, no host in between.
 #include <algorithm>
 
 #include "engine/backends/cuda/rows.h"
@@ -9,17 +9,19 @@
 namespace pare::cuda {
 namespace {
 
-constexpr int kChunk = 2048;      // tokens: counting ranks costs kChunk comparisons per token
+constexpr int kChunk = 2048;       // tokens: counting ranks costs kChunk comparisons per token
 constexpr int kRankThreads = 128;  // 16 blocks per chunk: a batch of 8 chunks fills the device
-constexpr int kStripeQuads = 64;  // 256 channels to a block, so that a frequent id has many blocks
-constexpr int kSubsets = 4;       // of an id's tokens, added side by side
+constexpr int kStripeQuads = 64;   // 256 channels to a block, so that a frequent id has many blocks
+constexpr int kSubsets = 4;        // of an id's tokens, added side by side
 constexpr int kSumThreads = kStripeQuads * kSubsets;
 constexpr int64_t kMostStripes = 65'535;  // of a grid's second dimension
 
-// Of each chunk: sorted[rank] = id, order[rank] = place of the token. blockIdx.x: kRankThreads tokens of one chunk.
+// Of each chunk: sorted[rank] = id, order[rank] = place of the token. blockIdx.x: kRankThreads tokens of one
+// chunk.
 __global__ void __launch_bounds__(kRankThreads)
     rank_tokens_kernel(const int32_t* ids, int64_t tokens, int32_t* sorted, int32_t* order) {
-  __shared__ __align__(16) int32_t chunk_ids[kChunk];
+  __shared__ int4 quads[kChunk / kQuad];
+  auto* chunk_ids = reinterpret_cast<int32_t*>(quads);
   constexpr int kBlocks = kChunk / kRankThreads;
   const int64_t first = int64_t(blockIdx.x) / kBlocks * kChunk;
   const int count = int(tokens - first < kChunk ? tokens - first : kChunk);
@@ -31,7 +33,7 @@ __global__ void __launch_bounds__(kRankThreads)
   const int id = chunk_ids[own];
   int rank = 0;
   for (int i = 0; i < count; i += kQuad) {  // all threads read the same four: a broadcast
-    const int4 four = *reinterpret_cast<const int4*>(chunk_ids + i);
+    const int4 four = quads[i / kQuad];
     // before `own` equal ids count, after it they do not
     rank += four.x < id || (four.x == id && i < own);
     rank += four.y < id || (four.y == id && i + 1 < own);

@@ -1,11 +1,13 @@
-// rms_norm_backward, layer_norm_backward. x and dout are read once: a row stays in registers while its sums are
-// made, and the threads that own its columns add up their part of dgain and dbias over the rows of their block.
+// rms_norm_backward, layer_norm_backward. x and dout are read once: a row stays in registers while its sums
+// are made, and the threads that own its columns add up their part of dgain and dbias over the rows of their
+// block.
 //
 // With d = x - mean (rms: d = x), u = dout g, r = 1 / sqrt(mean(d^2) + eps), n = d r:
-//   dx (+)= r (u - mean(u) - n mean(u n)),   dgain += sum_t dout n,   dbias += sum_t dout     (rms: no mean(u))
-// Sums over a row are in double: a mean a thousand times the deviation must not cancel. Those over tokens are in
-// float within a block (at most kMostRows rows), then in double over the blocks, in an order that depends on the
-// shape alone.
+//   dx (+)= r (u - mean(u) - n mean(u n)),   dgain += sum_t dout n,   dbias += sum_t dout     (rms: no
+//   mean(u))
+// Sums over a row are in double: a mean a thousand times the deviation must not cancel. Those over tokens are
+// in float within a block (at most kMostRows rows), then in double over the blocks, in an order that depends
+// on the shape alone.
 #include <algorithm>
 
 #include "engine/backends/cuda/rows.h"
@@ -14,9 +16,9 @@
 namespace pare::cuda {
 namespace {
 
-constexpr int64_t kMostRows = 32;   // that a thread adds up in float
-constexpr int64_t kBlocks = 512;    // wanted at least, for two waves of two blocks on each multiprocessor
-constexpr int64_t kWidest = 8192;   // channels in registers: 16 quads of 16 bytes per thread for four arrays
+constexpr int64_t kMostRows = 32;  // that a thread adds up in float
+constexpr int64_t kBlocks = 512;   // wanted at least, for two waves of two blocks on each multiprocessor
+constexpr int64_t kWidest = 8192;  // channels in registers: 16 quads of 16 bytes per thread for four arrays
 constexpr int kColumnThreads = 256;
 
 // Both norms. Of rms norms dbias is null.
@@ -67,7 +69,8 @@ __device__ __forceinline__ double sum_of(const Quad& q) {
 
 // Sums of the groups of a block, one group after the other.
 template <int Lanes, int Quads>
-__device__ __forceinline__ void store_sums(const Quad (&sums)[size_t{Quads}], const NormBackward& a, float* out) {
+__device__ __forceinline__ void store_sums(const Quad (&sums)[size_t{Quads}], const NormBackward& a,
+                                           float* out) {
   const int lane = int(threadIdx.x) % Lanes;
   float* row = out + int64_t(blockIdx.x) * a.sums_stride;
   if constexpr (Lanes > kWarp) {
@@ -77,18 +80,21 @@ __device__ __forceinline__ void store_sums(const Quad (&sums)[size_t{Quads}], co
       if (c < a.channels) store_quad<true>(row, c, a.sums_stride, sums[i]);
     }
   } else {
-    __shared__ __align__(16) float shared[size_t{kRowThreads * Quads * kQuad}];
+    __shared__ float4 quads[size_t{kRowThreads * Quads}];
+    auto* shared = reinterpret_cast<float*>(quads);
     const int group = int(threadIdx.x) / Lanes;
     __syncthreads();  // the sums before these may still be read
 #pragma unroll
     for (int i = 0; i < Quads; ++i)
-      store_quad<true>(shared, ((group * Quads + i) * Lanes + lane) * kQuad, kRowThreads * Quads * kQuad, sums[i]);
+      store_quad<true>(shared, ((group * Quads + i) * Lanes + lane) * kQuad, kRowThreads * Quads * kQuad,
+                       sums[i]);
     __syncthreads();
     const int quad = int(threadIdx.x);
     if (quad >= Lanes * Quads || quad * kQuad >= a.channels) return;
     Quad total{};
     for (int g = 0; g < kRowThreads / Lanes; ++g) {
-      const Quad part = load_quad<true>(shared, (g * Quads * Lanes + quad) * kQuad, kRowThreads * Quads * kQuad);
+      const Quad part =
+          load_quad<true>(shared, (g * Quads * Lanes + quad) * kQuad, kRowThreads * Quads * kQuad);
 #pragma unroll
       for (int j = 0; j < kQuad; ++j) total.v[j] += part.v[j];
     }
@@ -144,7 +150,8 @@ __global__ void __launch_bounds__(kThreadsOf<Lanes>) norm_backward_kernel(NormBa
       if (threadIdx.x == 0) a.moments[2 * t] = mean, a.moments[2 * t + 1] = inverse;
       continue;
     }
-    const float r = float(inverse), shift = float(mean_u), slope = float(product * inverse * a.inverse_channels);
+    const float r = float(inverse), shift = float(mean_u),
+                slope = float(product * inverse * a.inverse_channels);
     int visits = 0;  // known at compile time: the loop is unrolled
     dout.each_with(x, [&](Index c, const Quad& d, const Quad& q) {
       [[maybe_unused]] const int own = visits++;
@@ -176,7 +183,8 @@ template <bool IsLayer, bool Wide>
 __global__ void __launch_bounds__(kColumnThreads) norm_columns_kernel(NormBackward a) {
   const int64_t c = (int64_t(blockIdx.y) * kColumnThreads + threadIdx.x) * kQuad;
   if (c >= a.channels) return;
-  const int64_t begin = int64_t(blockIdx.x) * a.rows, end = begin + a.rows < a.tokens ? begin + a.rows : a.tokens;
+  const int64_t begin = int64_t(blockIdx.x) * a.rows,
+                end = begin + a.rows < a.tokens ? begin + a.rows : a.tokens;
   Quad gain{}, bias{};
   for (int64_t t = begin; t < end; ++t) {
     const Quad x = load_quad<Wide>(a.x + t * a.x_stride, c, a.channels);
@@ -252,7 +260,8 @@ void norm_backward(Context& context, const char* name, NormBackward a, float* sc
         const LaunchShape columns{
             .grid = dim3(blocks_for(blocks, 1), blocks_for(a.channels, kColumnThreads * kQuad)),
             .block = kColumnThreads};
-        context.launch(name, is_wide ? norm_columns_kernel<IsLayer, true> : norm_columns_kernel<IsLayer, false>,
+        context.launch(name,
+                       is_wide ? norm_columns_kernel<IsLayer, true> : norm_columns_kernel<IsLayer, false>,
                        columns, a);
         a.moments = nullptr;
       }
