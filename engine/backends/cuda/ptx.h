@@ -101,6 +101,15 @@ __device__ __forceinline__ uint4 load_once(const void* global) {
   return v;
 }
 
+// The same into shared memory, without a register.
+__device__ __forceinline__ void cp_async_16_once(void* shared, const void* global) {
+  uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(shared_address(shared)),
+               "l"(global), "l"(policy)
+               : "memory");
+}
+
 // Any function of three words, bit by bit; Table as in lop3.
 template <int Table>
 __device__ __forceinline__ uint32_t lop3(uint32_t a, uint32_t b, uint32_t c) {

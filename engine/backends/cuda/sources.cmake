@@ -19,6 +19,7 @@ set(PARE_CUDA_SOURCES
   matmul_backward.cu
   memory_pool.cpp
   norm.cu
+  packed_layout_cuda.cpp
   pending.cpp
   rotary.cu
   rows.cu

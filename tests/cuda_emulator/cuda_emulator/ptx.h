@@ -23,6 +23,7 @@ inline void cp_async_small(void* shared, const void* global, int bytes = Bytes) 
   static_assert(Bytes == 4 || Bytes == 8);
   ::emulator::queue_copy(shared, global, bytes, Bytes);
 }
+inline void cp_async_16_once(void* shared, const void* global) { ::emulator::queue_copy(shared, global, 16, 16); }
 inline void cp_async_commit() { ::emulator::commit_copies(); }
 template <int Pending>
 inline void cp_async_wait() {

@@ -1,0 +1,270 @@
+// engine/backends/cuda/packed_fragments.cuh: from pieces of the layout "cuda-fragments"
+// (packed_layout_cuda.h) to fragments of tensor cores, or to floats.
+//
+// Operands are exact: code - zero point is an integer of at most 8 bits and a sign, which bf16 holds. Scales
+// are applied in float to the sums of a group, so the one rounding of a product is that of its input to bf16
+// (and of codebook values). Minimums meet the sums of inputs, which another fragment of ones adds up.
+#pragma once
+
+#include "engine/backends/cuda/kernel.h"
+#include "engine/backends/cuda/packed_fragments.h"
+
+namespace pare::cuda {
+
+constexpr uint32_t kBf16Ones = 0x3f803f80u;
+
+// One 16-bit float of either type.
+__device__ __forceinline__ float half_bits_to_float(uint32_t bits, ScaleType type) {
+  if (type == ScaleType::bf16) return __uint_as_float(bits << 16);
+  return __half2float(__ushort_as_half(static_cast<unsigned short>(bits)));
+}
+
+// Elements for rows g and g + 8 of a tile and group in an array [tiles, groups, 16] of scales or minimums.
+__device__ __forceinline__ float2 load_row_pair(const void* array, ScaleType type, int64_t group_of_tile,
+                                                int g) {
+  if (type == ScaleType::f32) return static_cast<const float2*>(array)[group_of_tile * 8 + g];
+  const uint32_t both = static_cast<const uint32_t*>(array)[group_of_tile * 8 + g];
+  return make_float2(half_bits_to_float(both & 0xffff, type), half_bits_to_float(both >> 16, type));
+}
+
+// The grids of rows g and g + 8 of a tile in one group, as loaded: few registers, so that they can be fetched
+// early.
+struct RawGrid {
+  uint2 scale;     // f32: both words; else the pair in x
+  uint32_t zeros;  // zero points, u8 pair
+};
+__device__ __forceinline__ RawGrid load_grid(const FragmentMatrix& w, int tile, int group, int g) {
+  RawGrid raw;
+  const int64_t at = (int64_t(tile) * w.groups + group) * 8 + g;
+  if (w.scale_type == ScaleType::f32) {
+    raw.scale = static_cast<const uint2*>(w.scales)[at];
+  } else {
+    raw.scale = make_uint2(static_cast<const uint32_t*>(w.scales)[at], 0u);
+  }
+  raw.zeros = uint32_t(w.zero) * 0x101u;
+  if (w.offset == GridOffset::zero_point) raw.zeros = static_cast<const uint16_t*>(w.offsets)[at];
+  return raw;
+}
+__device__ __forceinline__ float2 scales_of(const FragmentMatrix& w, const RawGrid& raw) {
+  if (w.scale_type == ScaleType::f32)
+    return make_float2(__uint_as_float(raw.scale.x), __uint_as_float(raw.scale.y));
+  return make_float2(half_bits_to_float(raw.scale.x & 0xffff, w.scale_type),
+                     half_bits_to_float(raw.scale.x >> 16, w.scale_type));
+}
+
+__device__ __forceinline__ uint32_t sub_bf16x2(uint32_t a, uint32_t b) {
+  const __nv_bfloat162 difference =
+      __hsub2(*reinterpret_cast<const __nv_bfloat162*>(&a), *reinterpret_cast<const __nv_bfloat162*>(&b));
+  return *reinterpret_cast<const uint32_t*>(&difference);
+}
+__device__ __forceinline__ uint32_t mul_bf16x2(uint32_t a, uint32_t b) {
+  const __nv_bfloat162 product =
+      __hmul2(*reinterpret_cast<const __nv_bfloat162*>(&a), *reinterpret_cast<const __nv_bfloat162*>(&b));
+  return *reinterpret_cast<const uint32_t*>(&product);
+}
+
+// What is subtracted from both halves of a register of row g (index 0) or g + 8 (index 1).
+struct Bias {
+  uint32_t row[2];
+};
+// Codes of up to 7 bits: 0x4300 | code is 128 + code in bf16; the same with the zero point comes off exactly.
+__device__ __forceinline__ Bias small_bias(uint32_t zeros) {
+  return {{0x43004300u | (zeros & 0xff) * 0x10001u, 0x43004300u | (zeros >> 8 & 0xff) * 0x10001u}};
+}
+// Codes of 8 bits: 0x4b000000 | code is 2^23 + code in float.
+__device__ __forceinline__ Bias byte_bias(uint32_t zeros) {
+  return {{0x4b000000u | (zeros & 0xff), 0x4b000000u | (zeros >> 8 & 0xff)}};
+}
+
+// Bits 16 i .. 16 i + 15 of both halves: (a & b) | c in one instruction.
+__device__ __forceinline__ uint32_t mask_or(uint32_t word, uint32_t mask, uint32_t constant) {
+  return ptx::lop3<(0xf0 & 0xcc) | 0xaa>(word, mask, constant);
+}
+
+// Each format: the words that a lane has per block, how they are loaded, and the A fragment of a step.
+struct Int4Format {
+  static constexpr int kWords = 4;
+  static constexpr bool kHasZero = true;
+  struct Table {};
+  static __device__ __forceinline__ Table load_table(const FragmentMatrix&) { return {}; }
+  static __device__ __forceinline__ void load(const FragmentMatrix&, const unsigned char* tile, int block,
+                                              int lane, uint32_t (&words)[kWords]) {
+    const uint4 piece = ptx::load_once(tile + int64_t(block) * kPieceBytes + lane * 16);
+    words[0] = piece.x, words[1] = piece.y, words[2] = piece.z, words[3] = piece.w;
+  }
+  static __device__ __forceinline__ Bias bias(const FragmentMatrix&, uint32_t zeros) {
+    return small_bias(zeros);
+  }
+  static __device__ __forceinline__ void fragment(const FragmentMatrix&, const Table&,
+                                                  const uint32_t (&words)[kWords], int step, const Bias& bias,
+                                                  uint32_t (&a)[4]) {
+#pragma unroll
+    for (int r = 0; r < 4; ++r)
+      a[r] = sub_bf16x2(mask_or(words[step] >> (4 * r), 0x000f000fu, 0x43004300u), bias.row[r % 2]);
+  }
+};
+
+struct Int8Format {
+  static constexpr int kWords = 8;
+  static constexpr bool kHasZero = true;
+  struct Table {};
+  static __device__ __forceinline__ Table load_table(const FragmentMatrix&) { return {}; }
+  static __device__ __forceinline__ void load(const FragmentMatrix&, const unsigned char* tile, int block,
+                                              int lane, uint32_t (&words)[kWords]) {
+    const unsigned char* at = tile + int64_t(block) * (2 * kPieceBytes) + lane * 16;
+    const uint4 first = ptx::load_once(at), second = ptx::load_once(at + kPieceBytes);
+    words[0] = first.x, words[1] = first.y, words[2] = first.z, words[3] = first.w;
+    words[4] = second.x, words[5] = second.y, words[6] = second.z, words[7] = second.w;
+  }
+  static __device__ __forceinline__ Bias bias(const FragmentMatrix&, uint32_t zeros) {
+    return byte_bias(zeros);
+  }
+  // Two codes at bytes `low` and `low` + 2 of a word.
+  static __device__ __forceinline__ uint32_t pair(uint32_t word, int low, uint32_t bias) {
+    const float first =
+        __uint_as_float(__byte_perm(word, 0x4b000000u, 0x7540u + low)) - __uint_as_float(bias);
+    const float second =
+        __uint_as_float(__byte_perm(word, 0x4b000000u, 0x7542u + low)) - __uint_as_float(bias);
+    // at most 8 bits and a sign: the low halves are zero
+    return __byte_perm(__float_as_uint(first), __float_as_uint(second), 0x7632u);
+  }
+  static __device__ __forceinline__ void fragment(const FragmentMatrix&, const Table&,
+                                                  const uint32_t (&words)[kWords], int step, const Bias& bias,
+                                                  uint32_t (&a)[4]) {
+#pragma unroll
+    for (int r = 0; r < 4; ++r) a[r] = pair(words[2 * step + r / 2], r % 2, bias.row[r % 2]);
+  }
+};
+
+// Codebooks of 16 values rounded to bf16, their low and high bytes in registers: a byte permutation looks up
+// four codes at once.
+struct Codebook4Format {
+  static constexpr int kWords = 4;
+  static constexpr bool kHasZero = false;
+  struct Table {
+    uint32_t low[4], high[4];  // bytes of values 4 i .. 4 i + 3
+  };
+  static __device__ __forceinline__ Table load_table(const FragmentMatrix& w) {
+    Table table;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const uint32_t first = pack_bf16(w.table[4 * i], w.table[4 * i + 1]);
+      const uint32_t second = pack_bf16(w.table[4 * i + 2], w.table[4 * i + 3]);
+      table.low[i] = __byte_perm(first, second, 0x6420u);
+      table.high[i] = __byte_perm(first, second, 0x7531u);
+    }
+    return table;
+  }
+  static __device__ __forceinline__ void load(const FragmentMatrix& w, const unsigned char* tile, int block,
+                                              int lane, uint32_t (&words)[kWords]) {
+    Int4Format::load(w, tile, block, lane, words);
+  }
+  static __device__ __forceinline__ Bias bias(const FragmentMatrix&, uint32_t) {
+    return {};
+  }
+  // Bytes of four codes (nibbles of the low half of `codes`).
+  static __device__ __forceinline__ uint32_t look_up(const uint32_t (&bytes)[4], uint32_t codes) {
+    const uint32_t index = codes & 0x7777u, half = 0x3210u | (codes >> 1 & 0x4444u);
+    return __byte_perm(__byte_perm(bytes[0], bytes[1], index), __byte_perm(bytes[2], bytes[3], index), half);
+  }
+  static __device__ __forceinline__ void fragment(const FragmentMatrix&, const Table& table,
+                                                  const uint32_t (&words)[kWords], int step, const Bias&,
+                                                  uint32_t (&a)[4]) {
+    const uint32_t word = words[step];
+    const uint32_t low[2] = {look_up(table.low, word), look_up(table.low, word >> 16)};
+    const uint32_t high[2] = {look_up(table.high, word), look_up(table.high, word >> 16)};
+#pragma unroll
+    for (int r = 0; r < 4; r += 2) {
+      // two codes of the even columns, two of the odd ones
+      const uint32_t even = __byte_perm(low[0], high[0], r == 0 ? 0x5140u : 0x7362u);
+      const uint32_t odd = __byte_perm(low[1], high[1], r == 0 ? 0x5140u : 0x7362u);
+      a[r] = __byte_perm(even, odd, 0x5410u);
+      a[r + 1] = __byte_perm(even, odd, 0x7632u);
+    }
+  }
+};
+
+// Two codes as halves of a word, from all planes. `words` is what AnyFormat::load brought.
+__device__ __forceinline__ uint32_t any_pair(int bits, const uint32_t (&words)[8], int step, int r) {
+  if (bits == 8) return words[2 * step + r / 2] >> (r % 2 * 8) & 0x00ff00ffu;
+  uint32_t codes = 0;
+  int shift = 0;
+  if ((bits & 4) != 0) {
+    codes = words[step] >> (4 * r) & 0x000f000fu;
+    shift = 4;
+  }
+  if ((bits & 2) != 0) {
+    codes |= (words[4 + step / 2] >> (2 * (step % 2 * 4 + r)) & 0x00030003u) << shift;
+    shift += 2;
+  }
+  if ((bits & 1) != 0) codes |= (words[6] >> (4 * step + r) & 0x00010001u) << shift;
+  return codes;
+}
+
+// Every scheme, decided at run time (by the same branch in all threads).
+struct AnyFormat {
+  static constexpr int kWords = 8;  // 8 of bytes; or 4, 2 and 1 of the planes
+  static constexpr bool kHasZero = true;
+  struct Table {};
+  static __device__ __forceinline__ Table load_table(const FragmentMatrix&) { return {}; }
+  static __device__ __forceinline__ void load(const FragmentMatrix& w, const unsigned char* tile, int block,
+                                              int lane, uint32_t (&words)[kWords]) {
+    if (w.bits == 8) return Int8Format::load(w, tile, block, lane, words);
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) words[i] = 0;
+    if ((w.bits & 4) != 0) {
+      const uint4 piece = ptx::load_once(tile + int64_t(block) * kPieceBytes + lane * 16);
+      words[0] = piece.x, words[1] = piece.y, words[2] = piece.z, words[3] = piece.w;
+    }
+    if ((w.bits & 2) != 0) {
+      const unsigned char* at = tile + w.offset_of_2 + int64_t(block / 2) * kPieceBytes + lane * 16;
+      const uint2 half = *reinterpret_cast<const uint2*>(at + block % 2 * 8);
+      words[4] = half.x, words[5] = half.y;
+    }
+    if ((w.bits & 1) != 0) {
+      const unsigned char* at = tile + w.offset_of_1 + int64_t(block / 4) * kPieceBytes + lane * 16;
+      words[6] = *reinterpret_cast<const uint32_t*>(at + block % 4 * 4);
+    }
+  }
+  static __device__ __forceinline__ Bias bias(const FragmentMatrix& w, uint32_t zeros) {
+    return w.bits == 8 ? byte_bias(zeros) : small_bias(zeros);
+  }
+  static __device__ __forceinline__ uint32_t value_pair(const FragmentMatrix& w, uint32_t codes,
+                                                        uint32_t bias) {
+    switch (w.kind) {
+      case CodeKind::integer:
+        if (w.bits == 8) return Int8Format::pair(codes, 0, bias);
+        return sub_bf16x2(codes | 0x43004300u, bias);
+      case CodeKind::e4m3:  // exponent and mantissa in place; the missing 2^120 by a product, exact
+        return mul_bf16x2((codes & 0x007f007fu) << 4 | (codes & 0x00800080u) << 8, 0x7b807b80u);
+      case CodeKind::e5m2:
+        return mul_bf16x2((codes & 0x007f007fu) << 5 | (codes & 0x00800080u) << 8, 0x77807780u);
+      case CodeKind::codebook:
+        break;
+    }
+    return pack_bf16(w.table[codes & 0xff], w.table[codes >> 16]);
+  }
+  static __device__ __forceinline__ void fragment(const FragmentMatrix& w, const Table&,
+                                                  const uint32_t (&words)[kWords], int step, const Bias& bias,
+                                                  uint32_t (&a)[4]) {
+#pragma unroll
+    for (int r = 0; r < 4; ++r) a[r] = value_pair(w, any_pair(w.bits, words, step, r), bias.row[r % 2]);
+  }
+};
+
+// What a code stands for before the scale, in float: exact.
+__device__ __forceinline__ float code_value(const FragmentMatrix& w, uint32_t code, uint32_t zero) {
+  switch (w.kind) {
+    case CodeKind::integer:
+      return float(int(code) - int(zero));
+    case CodeKind::e4m3:
+      return __uint_as_float((code & 0x7f) << 20 | (code & 0x80) << 24) * 0x1p120f;
+    case CodeKind::e5m2:
+      return __uint_as_float((code & 0x7f) << 21 | (code & 0x80) << 24) * 0x1p112f;
+    case CodeKind::codebook:
+      break;
+  }
+  return w.table[code];
+}
+
+}  // namespace pare::cuda

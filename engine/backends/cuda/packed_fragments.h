@@ -1,0 +1,34 @@
+// engine/backends/cuda/packed_fragments.h: a matrix of layout "cuda-fragments" as kernels get it. Includes
+// nothing of CUDA.
+#pragma once
+
+#include <cstdint>
+
+#include "engine/backends/cuda/packed_layout_cuda.h"
+
+namespace pare::cuda {
+
+enum class CodeKind : uint8_t { integer, e4m3, e5m2, codebook };
+enum class ScaleType : uint8_t { f32, f16, bf16 };
+enum class GridOffset : uint8_t { none, zero_point, minimum };
+
+// Passed by value. Pointers are those of the device.
+struct FragmentMatrix {
+  const unsigned char* codes;  // the tiles
+  const void* scales;          // [tiles, groups, 16]
+  const void* offsets;         // the same, null where offset is none
+  const float* table;          // [2^bits], codebooks only
+  const int32_t* columns_of;   // [64 blocks], null: as they are
+  unsigned* arrivals;          // [tiles], zero between products
+  int64_t tile_bytes;
+  int64_t offset_of_2, offset_of_1;  // of the planes of 2 bits and of 1 bit in a tile; wider ones are first
+  int32_t out, in, tiles, blocks, groups, group_columns;
+  int32_t bits, zero;  // zero: the code of 0 where the grid is symmetric, else 0
+  CodeKind kind;
+  ScaleType scale_type;
+  GridOffset offset;
+};
+
+FragmentMatrix fragment_matrix(const PackedMatrix& packed);
+
+}  // namespace pare::cuda
