@@ -19,37 +19,56 @@ __device__ __forceinline__ float half_bits_to_float(uint32_t bits, ScaleType typ
   return __half2float(__ushort_as_half(static_cast<unsigned short>(bits)));
 }
 
-// Elements for rows g and g + 8 of a tile and group in an array [tiles, groups, 16] of scales or minimums.
-__device__ __forceinline__ float2 load_row_pair(const void* array, ScaleType type, int64_t group_of_tile,
-                                                int g) {
-  if (type == ScaleType::f32) return static_cast<const float2*>(array)[group_of_tile * 8 + g];
-  const uint32_t both = static_cast<const uint32_t*>(array)[group_of_tile * 8 + g];
-  return make_float2(half_bits_to_float(both & 0xffff, type), half_bits_to_float(both >> 16, type));
+// Group of the layout that holds step `step` (of 16 columns, counted along the row): step / steps per group,
+// exact while the product of both is below 2^32.
+__device__ __forceinline__ int group_of_step(const FragmentMatrix& w, int step) {
+  return w.group_reciprocal == 0 ? step : int(__umulhi(unsigned(step), w.group_reciprocal));
 }
 
-// The grids of rows g and g + 8 of a tile in one group, as loaded: few registers, so that they can be fetched
-// early.
-struct RawGrid {
-  uint2 scale;     // f32: both words; else the pair in x
-  uint32_t zeros;  // zero points, u8 pair
+// Rows g and g + 8 of a tile and group in an array [tiles, groups, 16] of scales or minimums, as stored: a
+// pair of halves, or (Wide) two floats.
+template <bool Wide>
+struct RowPair {
+  uint32_t words[Wide ? 2 : 1];
 };
-__device__ __forceinline__ RawGrid load_grid(const FragmentMatrix& w, int tile, int group, int g) {
-  RawGrid raw;
-  const int64_t at = (int64_t(tile) * w.groups + group) * 8 + g;
-  if (w.scale_type == ScaleType::f32) {
-    raw.scale = static_cast<const uint2*>(w.scales)[at];
+template <bool Wide>
+__device__ __forceinline__ RowPair<Wide> load_row_pair(const void* array, int64_t at) {
+  if constexpr (Wide) {
+    const uint2 both = static_cast<const uint2*>(array)[at];
+    return {{both.x, both.y}};
   } else {
-    raw.scale = make_uint2(static_cast<const uint32_t*>(w.scales)[at], 0u);
+    return {{static_cast<const uint32_t*>(array)[at]}};
   }
-  raw.zeros = uint32_t(w.zero) * 0x101u;
-  if (w.offset == GridOffset::zero_point) raw.zeros = static_cast<const uint16_t*>(w.offsets)[at];
+}
+template <bool Wide>
+__device__ __forceinline__ float2 floats_of(const RowPair<Wide>& pair, ScaleType type) {
+  if constexpr (Wide) {
+    return make_float2(__uint_as_float(pair.words[0]), __uint_as_float(pair.words[1]));
+  } else {
+    return make_float2(half_bits_to_float(pair.words[0] & 0xffff, type),
+                       half_bits_to_float(pair.words[0] >> 16, type));
+  }
+}
+
+// The grids of rows g and g + 8 of a tile in one group as they are stored, so that they can be fetched early
+// in few registers. Wide: scales are floats.
+template <bool Wide>
+struct RawGrid {
+  RowPair<Wide> scale, offset;  // offset: the pair of zero points (u8), or of minimums
+};
+template <bool Wide>
+__device__ __forceinline__ RawGrid<Wide> load_grid(const FragmentMatrix& w, int tile, int group, int g) {
+  RawGrid<Wide> raw;
+  const int64_t at = (int64_t(tile) * w.groups + group) * 8 + g;
+  raw.scale = load_row_pair<Wide>(w.scales, at);
+  raw.offset.words[0] = uint32_t(w.zero) * 0x101u;
+  if (w.offset == GridOffset::zero_point) raw.offset.words[0] = static_cast<const uint16_t*>(w.offsets)[at];
+  if (w.offset == GridOffset::minimum) raw.offset = load_row_pair<Wide>(w.offsets, at);
   return raw;
 }
-__device__ __forceinline__ float2 scales_of(const FragmentMatrix& w, const RawGrid& raw) {
-  if (w.scale_type == ScaleType::f32)
-    return make_float2(__uint_as_float(raw.scale.x), __uint_as_float(raw.scale.y));
-  return make_float2(half_bits_to_float(raw.scale.x & 0xffff, w.scale_type),
-                     half_bits_to_float(raw.scale.x >> 16, w.scale_type));
+template <bool Wide>
+__device__ __forceinline__ uint32_t zeros_of(const FragmentMatrix& w, const RawGrid<Wide>& raw) {
+  return w.offset == GridOffset::minimum ? 0u : raw.offset.words[0];
 }
 
 __device__ __forceinline__ uint32_t sub_bf16x2(uint32_t a, uint32_t b) {
@@ -84,7 +103,7 @@ __device__ __forceinline__ uint32_t mask_or(uint32_t word, uint32_t mask, uint32
 // Each format: the words that a lane has per block, how they are loaded, and the A fragment of a step.
 struct Int4Format {
   static constexpr int kWords = 4;
-  static constexpr bool kHasZero = true;
+  static constexpr int kChunkBlocks = 4;  // that a warp of packed_vector loads at once
   struct Table {};
   static __device__ __forceinline__ Table load_table(const FragmentMatrix&) { return {}; }
   static __device__ __forceinline__ void load(const FragmentMatrix&, const unsigned char* tile, int block,
@@ -106,7 +125,7 @@ struct Int4Format {
 
 struct Int8Format {
   static constexpr int kWords = 8;
-  static constexpr bool kHasZero = true;
+  static constexpr int kChunkBlocks = 2;
   struct Table {};
   static __device__ __forceinline__ Table load_table(const FragmentMatrix&) { return {}; }
   static __device__ __forceinline__ void load(const FragmentMatrix&, const unsigned char* tile, int block,
@@ -140,7 +159,7 @@ struct Int8Format {
 // four codes at once.
 struct Codebook4Format {
   static constexpr int kWords = 4;
-  static constexpr bool kHasZero = false;
+  static constexpr int kChunkBlocks = 4;
   struct Table {
     uint32_t low[4], high[4];  // bytes of values 4 i .. 4 i + 3
   };
@@ -204,7 +223,7 @@ __device__ __forceinline__ uint32_t any_pair(int bits, const uint32_t (&words)[8
 // Every scheme, decided at run time (by the same branch in all threads).
 struct AnyFormat {
   static constexpr int kWords = 8;  // 8 of bytes; or 4, 2 and 1 of the planes
-  static constexpr bool kHasZero = true;
+  static constexpr int kChunkBlocks = 2;
   struct Table {};
   static __device__ __forceinline__ Table load_table(const FragmentMatrix&) { return {}; }
   static __device__ __forceinline__ void load(const FragmentMatrix& w, const unsigned char* tile, int block,
@@ -265,6 +284,32 @@ __device__ __forceinline__ float code_value(const FragmentMatrix& w, uint32_t co
       break;
   }
   return w.table[code];
+}
+
+// The grid of one row, for kernels that make floats of codes: each step is rounded as QuantizedTensor
+// defines.
+struct FloatGrid {
+  float scale, minimum;
+  uint32_t zero;
+
+  __device__ __forceinline__ float weight(const FragmentMatrix& w, uint32_t code) const {
+    const float value = __fmul_rn(scale, code_value(w, code, zero));
+    return w.offset == GridOffset::minimum ? __fadd_rn(minimum, value) : value;
+  }
+};
+// Row g + 8 half of a tile.
+__device__ __forceinline__ FloatGrid float_grid(const FragmentMatrix& w, int tile, int group, int g,
+                                                int half) {
+  const int64_t at = (int64_t(tile) * w.groups + group) * kTileRows + g * 2 + half;
+  const auto element = [&](const void* array) {
+    return w.scale_type == ScaleType::f32
+               ? static_cast<const float*>(array)[at]
+               : half_bits_to_float(static_cast<const uint16_t*>(array)[at], w.scale_type);
+  };
+  FloatGrid grid{.scale = element(w.scales), .minimum = 0.0f, .zero = uint32_t(w.zero)};
+  if (w.offset == GridOffset::zero_point) grid.zero = static_cast<const uint8_t*>(w.offsets)[at];
+  if (w.offset == GridOffset::minimum) grid.minimum = element(w.offsets);
+  return grid;
 }
 
 }  // namespace pare::cuda

@@ -23,7 +23,8 @@ struct FragmentMatrix {
   int64_t tile_bytes;
   int64_t offset_of_2, offset_of_1;  // of the planes of 2 bits and of 1 bit in a tile; wider ones are first
   int32_t out, in, tiles, blocks, groups, group_columns;
-  int32_t bits, zero;  // zero: the code of 0 where the grid is symmetric, else 0
+  uint32_t group_reciprocal;  // group_of_step()
+  int32_t bits, zero;         // zero: the code of 0 where the grid is symmetric, else 0
   CodeKind kind;
   ScaleType scale_type;
   GridOffset offset;

@@ -261,8 +261,8 @@ Result<QuantizedTensor> unpack_fragments(const PackedMatrix& packed) {
 FragmentMatrix fragment_matrix(const PackedMatrix& packed) {
   const FragmentGeometry g = fragment_geometry(packed);
   const QuantScheme& scheme = packed.scheme;
-  PARE_ASSERT(g.out <= INT32_MAX - kTileRows && g.columns() <= INT32_MAX / 16, "[packed_matmul] [{}, {}]",
-              g.out, g.in);
+  PARE_ASSERT(g.out <= INT32_MAX - kTileRows && g.columns() <= kMaxFragmentColumns,
+              "[packed_matmul] [{}, {}]", g.out, g.in);
   FragmentMatrix m{};
   const std::byte* codes = packed.codes.raw();
   m.codes = reinterpret_cast<const unsigned char*>(codes);
@@ -282,6 +282,8 @@ FragmentMatrix fragment_matrix(const PackedMatrix& packed) {
   m.blocks = int32_t(g.blocks);
   m.groups = int32_t(g.groups);
   m.group_columns = int32_t(g.group_columns);
+  const int64_t steps = g.group_columns / kStepColumns;  // one has no reciprocal below 2^32, and needs none
+  m.group_reciprocal = steps == 1 ? 0 : uint32_t((uint64_t{1} << 32) / uint64_t(steps) + 1);
   m.bits = g.bits;
   m.zero = scheme.kind == Kind::integer && scheme.is_symmetric() ? scheme.symmetric_zero_point() : 0;
   m.kind = scheme.kind == Kind::integer          ? CodeKind::integer

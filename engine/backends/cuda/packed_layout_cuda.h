@@ -34,7 +34,8 @@ namespace pare::cuda {
 constexpr int kTileRows = 16;
 constexpr int kBlockColumns = 64;
 constexpr int kStepColumns = 16;
-constexpr int kPieceBytes = 512;  // 16 bytes of each lane
+constexpr int kPieceBytes = 512;                  // 16 bytes of each lane
+constexpr int64_t kMaxFragmentColumns = 1 << 20;  // group_of_step() is exact below
 
 // Widths of the planes of a code, 0 beyond the last.
 constexpr std::array<int, 3> planes_of(int bits) {

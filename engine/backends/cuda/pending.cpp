@@ -3,30 +3,6 @@
 
 namespace pare::cuda {
 
-Result<PackedMatrix> CudaBackend::prepack(std::shared_ptr<const QuantizedTensor>) {
-  return Error{.exit = Exit::unsupported,
-               .rule = "CU01",
-               .path = "cuda",
-               .where = {},
-               .what = "prepack is not there yet",
-               .got = {},
-               .limit = {}};
-}
-Result<QuantizedTensor> CudaBackend::unpack(const PackedMatrix&) {
-  return Error{.exit = Exit::unsupported,
-               .rule = "CU01",
-               .path = "cuda",
-               .where = {},
-               .what = "unpack is not there yet",
-               .got = {},
-               .limit = {}};
-}
-size_t CudaBackend::packed_matmul_workspace_bytes(const PackedMatrix&, int64_t) const {
-  return 0;
-}
-void CudaBackend::packed_matmul(const PackedMatmulArgs&) {
-  PARE_ASSERT(false, "[cuda] packed_matmul is not there yet");
-}
 KernelChoice CudaBackend::choose_sparse(const SparseSummary&) const {
   return {false, "not there yet"};
 }

@@ -19,7 +19,11 @@ set(PARE_CUDA_SOURCES
   matmul_backward.cu
   memory_pool.cpp
   norm.cu
+  packed_floats.cu
   packed_layout_cuda.cpp
+  packed_matmul.cpp
+  packed_prepack.cu
+  packed_table.cpp
   pending.cpp
   rotary.cu
   rows.cu
