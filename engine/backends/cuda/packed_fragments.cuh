@@ -103,7 +103,8 @@ __device__ __forceinline__ uint32_t mask_or(uint32_t word, uint32_t mask, uint32
 // Each format: the words that a lane has per block, how they are loaded, and the A fragment of a step.
 struct Int4Format {
   static constexpr int kWords = 4;
-  static constexpr int kChunkBlocks = 4;  // that a warp of packed_vector loads at once
+  static constexpr int kChunkBlocks =
+      chunk_blocks(FragmentFormat::w4);  // that a warp of packed_vector loads at once
   struct Table {};
   static __device__ __forceinline__ Table load_table(const FragmentMatrix&) { return {}; }
   static __device__ __forceinline__ void load(const FragmentMatrix&, const unsigned char* tile, int block,
@@ -125,7 +126,7 @@ struct Int4Format {
 
 struct Int8Format {
   static constexpr int kWords = 8;
-  static constexpr int kChunkBlocks = 2;
+  static constexpr int kChunkBlocks = chunk_blocks(FragmentFormat::w8);
   struct Table {};
   static __device__ __forceinline__ Table load_table(const FragmentMatrix&) { return {}; }
   static __device__ __forceinline__ void load(const FragmentMatrix&, const unsigned char* tile, int block,
@@ -159,7 +160,7 @@ struct Int8Format {
 // four codes at once.
 struct Codebook4Format {
   static constexpr int kWords = 4;
-  static constexpr int kChunkBlocks = 4;
+  static constexpr int kChunkBlocks = chunk_blocks(FragmentFormat::codebook4);
   struct Table {
     uint32_t low[4], high[4];  // bytes of values 4 i .. 4 i + 3
   };
@@ -223,7 +224,7 @@ __device__ __forceinline__ uint32_t any_pair(int bits, const uint32_t (&words)[8
 // Every scheme, decided at run time (by the same branch in all threads).
 struct AnyFormat {
   static constexpr int kWords = 8;  // 8 of bytes; or 4, 2 and 1 of the planes
-  static constexpr int kChunkBlocks = 2;
+  static constexpr int kChunkBlocks = chunk_blocks(FragmentFormat::any);
   struct Table {};
   static __device__ __forceinline__ Table load_table(const FragmentMatrix&) { return {}; }
   static __device__ __forceinline__ void load(const FragmentMatrix& w, const unsigned char* tile, int block,

@@ -30,6 +30,16 @@ struct FragmentMatrix {
   GridOffset offset;
 };
 
+// How kernels decode: formats of their own for what is common, one for everything else.
+enum class FragmentFormat : uint8_t { w4, w8, codebook4, any };
+// Blocks of 64 columns that a warp of packed_vector loads at once: four pieces of 16 bytes per lane.
+constexpr int chunk_blocks(FragmentFormat format) {
+  return format == FragmentFormat::w4 || format == FragmentFormat::codebook4 ? 4 : 2;
+}
+FragmentFormat fragment_format(const FragmentMatrix& w);
+// Steps of 16 columns that surely share a grid: 4, 2 or 1.
+int steps_per_grid(const FragmentMatrix& w);
+
 FragmentMatrix fragment_matrix(const PackedMatrix& packed);
 
 }  // namespace pare::cuda

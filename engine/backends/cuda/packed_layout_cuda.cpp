@@ -299,4 +299,17 @@ FragmentMatrix fragment_matrix(const PackedMatrix& packed) {
   return m;
 }
 
+int steps_per_grid(const FragmentMatrix& w) {
+  if (w.groups == 1 || w.group_columns % kBlockColumns == 0) return 4;
+  return w.group_columns % (kBlockColumns / 2) == 0 ? 2 : 1;
+}
+
+FragmentFormat fragment_format(const FragmentMatrix& w) {
+  if (w.scale_type == ScaleType::f32 || steps_per_grid(w) == 1) return FragmentFormat::any;
+  if (w.kind == CodeKind::integer && w.bits == 4) return FragmentFormat::w4;
+  if (w.kind == CodeKind::integer && w.bits == 8) return FragmentFormat::w8;
+  if (w.kind == CodeKind::codebook && w.bits == 4) return FragmentFormat::codebook4;
+  return FragmentFormat::any;
+}
+
 }  // namespace pare::cuda

@@ -7,6 +7,7 @@
 #include "engine/backends/cuda/backend_class.h"
 #include "engine/backends/cuda/packed_prepack.h"
 #include "engine/backends/cuda/packed_table.h"
+#include "engine/backends/cuda/packed_vector.h"
 
 namespace pare::cuda {
 namespace {
@@ -136,7 +137,7 @@ Result<PackedMatrix> CudaBackend::prepack(std::shared_ptr<const QuantizedTensor>
   PARE_TRY(const Tensor codes, on_device(*this, weight->codes));
   launch_prepack_codes(*context_, {codes.data<uint8_t>(), scheme.row_bytes(g.in)}, fragment_matrix(packed),
                        g);
-  PARE_CHECK(context_->take_error());
+  PARE_CHECK(finish());  // products read weights before they wait for what ran before them
   return packed;
 }
 
@@ -155,6 +156,7 @@ size_t CudaBackend::packed_matmul_workspace_bytes(const PackedMatrix& weight, in
     case PackedKernel::Kind::floats:
       return 0;
     case PackedKernel::Kind::vector:
+      return vector_geometry(*context_, fragment_matrix(weight), m).workspace_bytes;
     case PackedKernel::Kind::fragments:
     case PackedKernel::Kind::dense:
       break;
@@ -169,6 +171,7 @@ void CudaBackend::packed_matmul(const PackedMatmulArgs& a) {
     case PackedKernel::Kind::floats:
       return packed_floats(*context_, product);
     case PackedKernel::Kind::vector:
+      return packed_vector(*context_, product, a.workspace);
     case PackedKernel::Kind::fragments:
     case PackedKernel::Kind::dense:
       break;

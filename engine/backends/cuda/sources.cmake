@@ -20,10 +20,16 @@ set(PARE_CUDA_SOURCES
   memory_pool.cpp
   norm.cu
   packed_floats.cu
+  packed_geometry.cpp
   packed_layout_cuda.cpp
   packed_matmul.cpp
   packed_prepack.cu
   packed_table.cpp
+  packed_vector.cpp
+  packed_vector_any.cu
+  packed_vector_codebook4.cu
+  packed_vector_w4.cu
+  packed_vector_w8.cu
   pending.cpp
   rotary.cu
   rows.cu

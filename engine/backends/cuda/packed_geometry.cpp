@@ -1,0 +1,54 @@
+#include "engine/backends/cuda/packed_geometry.h"
+
+#include <algorithm>
+
+#include "engine/core/assert.h"
+
+namespace pare::cuda {
+namespace {
+
+constexpr int ceil_div(int a, int b) {
+  return (a + b - 1) / b;
+}
+
+// Two blocks of threads per multiprocessor hold 64 loads of 512 bytes in flight between them, or 128 with the
+// next chunk: about what the latency of HBM3 needs. Inputs may take what is left of shared memory.
+constexpr int kWarps = 8;
+constexpr size_t kMostInputBytes = 64 * 1024;
+constexpr int kMostBlocksPerMultiprocessor = 4;
+constexpr int kLaneBytes = 128;  // of a row of inputs per block of 64 columns
+
+}  // namespace
+
+VectorGeometry vector_geometry(const DeviceShape& device, int64_t m, int tiles, int blocks, int chunk) {
+  PARE_ASSERT(m >= 1 && m <= 16 && tiles > 0 && blocks > 0 && chunk > 0, "[packed_vector] {} rows, {} tiles",
+              m, tiles);
+  VectorGeometry g{};
+  const int most_blocks = std::max(chunk, int(kMostInputBytes / size_t(m) / kLaneBytes) / chunk * chunk);
+  g.slices = ceil_div(blocks, most_blocks);
+  g.blocks_per_slice = ceil_div(ceil_div(blocks, g.slices), chunk) * chunk;
+  g.slices = ceil_div(blocks, g.blocks_per_slice);
+  const int chunks = g.blocks_per_slice / chunk;
+  // A matrix with few tiles: twice the warps on each, so that a multiprocessor has as many loads under way.
+  g.warps = tiles * g.slices <= device.multiprocessors && chunks >= 2 * kWarps ? 2 * kWarps : kWarps;
+  g.warps_per_tile = 1;
+  while (g.warps_per_tile < g.warps && g.warps_per_tile < chunks) g.warps_per_tile *= 2;
+  const int tiles_together = g.warps / g.warps_per_tile;
+  g.tile_groups = ceil_div(tiles, tiles_together);
+  // 16 bytes more than a multiple of 32: eight lanes (two rows, four places) read all banks once
+  g.row_bytes = g.blocks_per_slice * kLaneBytes + 16;
+  const size_t input_bytes = size_t(m) * size_t(g.row_bytes);
+  const size_t column_tiles = m > 8 ? 2 : 1;
+  const size_t sum_bytes = 2 * size_t(g.warps) * column_tiles * 128 * sizeof(float);
+  g.shared_bytes = (input_bytes + 127) / 128 * 128 + sum_bytes;
+  const int resident = std::clamp(int(device.shared_per_multiprocessor / (g.shared_bytes + 1024)), 1,
+                                  kMostBlocksPerMultiprocessor * kWarps / g.warps);
+  g.grid = std::min(g.tile_groups, std::max(1, device.multiprocessors * resident / g.slices));
+  if (g.slices > 1) {
+    g.workspace_bytes =
+        size_t(g.slices) * size_t(g.tile_groups) * size_t(tiles_together) * 16 * size_t(m) * sizeof(float);
+  }
+  return g;
+}
+
+}  // namespace pare::cuda

@@ -1,0 +1,15 @@
+// packed_vector for codebooks of 16 values.
+#include "engine/backends/cuda/packed_vector.cuh"
+
+namespace pare::cuda {
+
+void packed_vector_codebook4(Context& context, const PackedProduct& p, const VectorGeometry& v,
+                             float* partials) {
+  if (steps_per_grid(p.w) == 4) {
+    launch_packed_vector<Codebook4Format, 4, false>(context, p, v, partials);
+  } else {
+    launch_packed_vector<Codebook4Format, 2, false>(context, p, v, partials);
+  }
+}
+
+}  // namespace pare::cuda
