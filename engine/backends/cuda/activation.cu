@@ -1,8 +1,8 @@
-// activation, gated_activation, add, softcap: one quad per thread (rows.h). What has no gaps between its rows
-// is one long row.
+// activation, gated_activation, add, softcap: one quad per thread (quads.h). What has no gaps between its
+// rows is one long row.
 #include "engine/backends/cuda/activation_math.h"
 #include "engine/backends/cuda/backend_class.h"
-#include "engine/backends/cuda/rows.h"
+#include "engine/backends/cuda/quads.h"
 
 namespace pare::cuda {
 namespace {

@@ -4,7 +4,7 @@
 #include <cfloat>
 
 #include "engine/backends/cuda/backend_class.h"
-#include "engine/backends/cuda/rows.h"
+#include "engine/backends/cuda/quads.h"
 
 namespace pare::cuda {
 namespace {

@@ -1,7 +1,7 @@
-// embedding, quantized_embedding: rows of a table, one quad per thread (rows.h).
+// embedding, quantized_embedding: rows of a table, one quad per thread (quads.h).
 #include "engine/backends/cuda/backend_class.h"
+#include "engine/backends/cuda/quads.h"
 #include "engine/backends/cuda/quantized_decode.h"
-#include "engine/backends/cuda/rows.h"
 
 namespace pare::cuda {
 namespace {

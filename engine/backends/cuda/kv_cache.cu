@@ -127,7 +127,7 @@ __global__ void __launch_bounds__(kThreads) kv_round_kernel(KvRoundArgs a) {
   const int64_t row = item / a.heads, head = item - row * a.heads;
   float* x = a.x + row * a.stride + head * a.head_dim;
   const Grid grid = grid_of<Int8>(x, a.head_dim);
-  // Each lane overwrites what only it reads from here on; the other lanes' reads are behind the votes above.
+  // Each lane reads and writes its own components only.
   for (int64_t d = int(threadIdx.x) % kWarp; d < a.head_dim; d += kWarp) {
     const float level = grid.is_finite ? level_of<Int8>(x[d], grid) : 1.0f;
     const float step = grid.is_finite ? grid.step : __half2float(__ushort_as_half(kNotANumber));

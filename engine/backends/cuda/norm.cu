@@ -1,7 +1,7 @@
-// rms_norm, layer_norm. Memory-bound: a row is read once and kept in registers (rows.h); sums in float, in a
+// rms_norm, layer_norm. Memory-bound: a row is read once and kept in registers (quads.h); sums in float, in a
 // tree of fixed shape.
 #include "engine/backends/cuda/backend_class.h"
-#include "engine/backends/cuda/rows.h"
+#include "engine/backends/cuda/quads.h"
 
 namespace pare::cuda {
 namespace {

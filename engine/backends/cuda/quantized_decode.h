@@ -109,7 +109,7 @@ struct QuantizedView {
     float scale = 0.0f, zero = 0.0f, minimum = 0.0f;
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      if (j >= count) break;
+      if (j >= count) continue;
       const int64_t place = grid_at(row, column + j);
       if (place != grid) {
         grid = place;

@@ -2,7 +2,7 @@
 #include <algorithm>
 
 #include "engine/backends/cuda/backend_class.h"
-#include "engine/backends/cuda/rows.h"
+#include "engine/backends/cuda/quads.h"
 
 namespace pare::cuda {
 namespace {

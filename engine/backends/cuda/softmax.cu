@@ -1,9 +1,9 @@
-// softmax, softmax_backward. A row of up to 16384 columns is read once and kept in registers (rows.h); a
+// softmax, softmax_backward. A row of up to 16384 columns is read once and kept in registers (quads.h); a
 // wider one is read twice, the first time with a running maximum, of which the second read finds much in L2.
 #include <cfloat>
 
 #include "engine/backends/cuda/backend_class.h"
-#include "engine/backends/cuda/rows.h"
+#include "engine/backends/cuda/quads.h"
 
 namespace pare::cuda {
 namespace {

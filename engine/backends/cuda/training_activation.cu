@@ -1,6 +1,6 @@
-// activation_backward, gated_activation_backward: one quad per thread (rows.h).
+// activation_backward, gated_activation_backward: one quad per thread (quads.h).
 #include "engine/backends/cuda/activation_math.h"
-#include "engine/backends/cuda/rows.h"
+#include "engine/backends/cuda/quads.h"
 #include "engine/backends/cuda/training_class.h"
 
 namespace pare::cuda {

@@ -3,7 +3,7 @@
 // that id in their order. The chunks follow each other on the stream: same bytes always, no host in between.
 #include <algorithm>
 
-#include "engine/backends/cuda/rows.h"
+#include "engine/backends/cuda/quads.h"
 #include "engine/backends/cuda/training_class.h"
 
 namespace pare::cuda {

@@ -10,7 +10,7 @@
 // on the shape alone.
 #include <algorithm>
 
-#include "engine/backends/cuda/rows.h"
+#include "engine/backends/cuda/quads.h"
 #include "engine/backends/cuda/training_class.h"
 
 namespace pare::cuda {
@@ -102,7 +102,7 @@ __device__ __forceinline__ void store_sums(const Quad (&sums)[size_t{Quads}], co
   }
 }
 
-// Rows blockIdx.x * rows ... of the block; Lanes, Quads, Wide as in rows.h.
+// Rows blockIdx.x * rows ... of the block; Lanes, Quads, Wide as in quads.h.
 template <bool IsLayer, int Lanes, int Quads, bool Wide>
 __global__ void __launch_bounds__(kThreadsOf<Lanes>) norm_backward_kernel(NormBackward a) {
   using Index = RowIndex<Quads>;
@@ -147,7 +147,7 @@ __global__ void __launch_bounds__(kThreadsOf<Lanes>) norm_backward_kernel(NormBa
     row_sums<Lanes>(squares, product);
     const double inverse = rsqrt(fma(squares, a.inverse_channels, a.eps));
     if (Quads == 0 && a.moments != nullptr) {  // dx comes later: dout may lie in its place
-      if (threadIdx.x == 0) a.moments[2 * t] = mean, a.moments[2 * t + 1] = inverse;
+      if (threadIdx.x == 0 && t < a.tokens) a.moments[2 * t] = mean, a.moments[2 * t + 1] = inverse;
       continue;
     }
     const float r = float(inverse), shift = float(mean_u),
@@ -221,7 +221,7 @@ __global__ void __launch_bounds__(kFoldWarps* kWarp)
   into[c] = float(double(into[c]) + sum);
 }
 
-// As with_row_shape() of rows.h, with at most four quads: x, dout and two arrays of sums are in registers.
+// As with_row_shape() of quads.h, with at most four quads: x, dout and two arrays of sums are in registers.
 template <typename Run>
 void with_backward_shape(int64_t channels, Run run) {
   if (channels <= 64) return run.template operator()<16, 1>();

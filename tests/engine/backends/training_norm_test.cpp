@@ -111,59 +111,71 @@ TEST_P(TrainingNormTest, GradientsAreDerivatives) {
   }
 }
 
+// One case against the reference: strides, gradients that were there before, dx in the place of dout.
+void expect_agreement(Device device, int kind, int64_t tokens, int64_t channels, bool accumulate) {
+  SCOPED_TRACE(testing::Message() << kind << ": " << tokens << " x " << channels << ", " << accumulate);
+  Norm norm{.is_layer_norm = kind == 2, .plus_one = kind == 1, .accumulate = accumulate};
+  Padded x(uniform({tokens, channels}, 4, -1.0f, 2.0f)), dout(uniform({tokens, channels}, 5), 3);
+  Padded dx(uniform({tokens, channels}, 6), 4);
+  const Tensor start = uniform({2, channels}, 7), first_dx = copy_of(dx.view());
+  norm.x = x.view();
+  norm.gain = uniform({channels}, 8, -2.0f, 2.0f);
+  norm.dout = dout.view();
+  Norm want = norm;
+  norm.dx = dx.view();
+  norm.dgain = copy_of(start.rows(0, 1)).reshaped({channels});
+  want.dx = copy_of(first_dx);
+  want.dgain = copy_of(norm.dgain);
+  if (norm.is_layer_norm) {
+    norm.dbias = copy_of(start.rows(1, 2)).reshaped({channels});
+    want.dbias = copy_of(norm.dbias);
+  }
+  norm.run(device);
+  want.run(Device::reference());
+  EXPECT_TRUE(dx.padding_is_intact());
+  const Bounds bounds = bounds_of(norm);
+  EXPECT_TRUE(
+      close(norm.dx, want.dx, [&](int64_t r, int64_t c) { return bounds.dx[size_t(r * channels + c)]; }));
+  EXPECT_TRUE(close(as_matrix(norm.dgain), as_matrix(want.dgain),
+                    [&](int64_t, int64_t c) { return bounds.dgain[size_t(c)]; }));
+  if (norm.is_layer_norm) {
+    EXPECT_TRUE(close(as_matrix(norm.dbias), as_matrix(want.dbias),
+                      [&](int64_t, int64_t c) { return bounds.dbias[size_t(c)]; }));
+  }
+  // dx in the place of dout, with and without gradients of parameters: the same bytes
+  if (accumulate) return;
+  for (const bool has_parameters : {true, false}) {
+    Norm aliased = norm;
+    aliased.dout = aliased.dx = copy_of(dout.view());
+    aliased.dgain = has_parameters ? copy_of(start.rows(0, 1)).reshaped({channels}) : Tensor();
+    aliased.dbias =
+        has_parameters && norm.is_layer_norm ? copy_of(start.rows(1, 2)).reshaped({channels}) : Tensor();
+    aliased.run(device);
+    EXPECT_TRUE(same_bits(aliased.dx, norm.dx));
+    if (has_parameters) {
+      EXPECT_TRUE(same_bits(aliased.dgain, norm.dgain));
+    }
+  }
+}
+
 TEST_P(TrainingNormTest, AgreesOnAllShapes) {
   for (const int kind : {0, 1, 2}) {
     for (const int64_t tokens : {1, 2, 19}) {
       for (const int64_t channels : {1, 7, 15, 16, 17, 33, 65, 129, 257, 600}) {
-        for (const bool accumulate : {false, true}) {
-          SCOPED_TRACE(testing::Message()
-                       << kind << ": " << tokens << " x " << channels << ", " << accumulate);
-          Norm norm{.is_layer_norm = kind == 2, .plus_one = kind == 1, .accumulate = accumulate};
-          Padded x(uniform({tokens, channels}, 4, -1.0f, 2.0f)), dout(uniform({tokens, channels}, 5), 3);
-          Padded dx(uniform({tokens, channels}, 6), 4);
-          const Tensor start = uniform({2, channels}, 7), first_dx = copy_of(dx.view());
-          norm.x = x.view();
-          norm.gain = uniform({channels}, 8, -2.0f, 2.0f);
-          norm.dout = dout.view();
-          Norm want = norm;
-          norm.dx = dx.view();
-          norm.dgain = copy_of(start.rows(0, 1)).reshaped({channels});
-          want.dx = copy_of(first_dx);
-          want.dgain = copy_of(norm.dgain);
-          if (norm.is_layer_norm) {
-            norm.dbias = copy_of(start.rows(1, 2)).reshaped({channels});
-            want.dbias = copy_of(norm.dbias);
-          }
-          norm.run(device());
-          want.run(reference());
-          EXPECT_TRUE(dx.padding_is_intact());
-          const Bounds bounds = bounds_of(norm);
-          EXPECT_TRUE(close(norm.dx, want.dx,
-                            [&](int64_t r, int64_t c) { return bounds.dx[size_t(r * channels + c)]; }));
-          EXPECT_TRUE(close(as_matrix(norm.dgain), as_matrix(want.dgain),
-                            [&](int64_t, int64_t c) { return bounds.dgain[size_t(c)]; }));
-          if (norm.is_layer_norm) {
-            EXPECT_TRUE(close(as_matrix(norm.dbias), as_matrix(want.dbias),
-                              [&](int64_t, int64_t c) { return bounds.dbias[size_t(c)]; }));
-          }
-          // dx in the place of dout, with and without gradients of parameters: the same bytes
-          if (accumulate) continue;
-          for (const bool has_parameters : {true, false}) {
-            Norm aliased = norm;
-            aliased.dout = aliased.dx = copy_of(dout.view());
-            aliased.dgain = has_parameters ? copy_of(start.rows(0, 1)).reshaped({channels}) : Tensor();
-            aliased.dbias = has_parameters && norm.is_layer_norm
-                                ? copy_of(start.rows(1, 2)).reshaped({channels})
-                                : Tensor();
-            aliased.run(device());
-            EXPECT_TRUE(same_bits(aliased.dx, norm.dx));
-            if (has_parameters) {
-              EXPECT_TRUE(same_bits(aliased.dgain, norm.dgain));
-            }
-          }
-        }
+        for (const bool accumulate : {false, true})
+          expect_agreement(device(), kind, tokens, channels, accumulate);
       }
     }
+  }
+}
+
+// Widths and numbers of rows at which kernels change how they share the work.
+TEST_P(TrainingNormTest, AgreesOnWideAndOnManyRows) {
+  for (const int kind : {0, 2}) {
+    for (const int64_t channels : {1024, 1026, 2048, 2052, 4100, 8192, 8200})
+      expect_agreement(device(), kind, 3, channels, channels % 8 == 4);
+    expect_agreement(device(), kind, 8300, 20, false);
+    expect_agreement(device(), kind, 530, 520, false);
   }
 }
 

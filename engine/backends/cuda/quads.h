@@ -1,4 +1,4 @@
-// engine/backends/cuda/rows.h: rows of floats in quads of four neighbours, for kernels that read every
+// engine/backends/cuda/quads.h: rows of floats in quads of four neighbours, for kernels that read every
 // element once.
 //
 // Who owns which element depends on the width alone, never on the alignment, so that sums have the same bits
