@@ -72,7 +72,7 @@ struct InverseFactorArgs {
   float* upper;          // [n, n], contiguous; may alias moment
   int64_t n;
   double dead_diagonal, added;
-  bool in_double;  // else in float: a third of the memory, and pivots below 1e-6 of the largest are lost
+  bool in_double;  // else in float: half the memory, and pivots below 1e-6 of the largest are lost
 };
 struct InverseFactorReport {
   bool is_definite = false;  // else `upper` is undefined

@@ -9,7 +9,11 @@ namespace pare::cuda {
 namespace {
 
 // A weight of another type than the product's is converted rows at a time, into the context's scratch.
+#ifdef PARE_CUDA_EMULATOR
+constexpr int64_t kConvertedBytes = 4096;  // small weights in several parts too
+#else
 constexpr int64_t kConvertedBytes = int64_t{64} << 20;
+#endif
 
 struct ConvertedRows {
   int64_t at_once;  // rows

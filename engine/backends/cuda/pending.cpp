@@ -51,35 +51,4 @@ void CudaTraining::fake_quantize_backward(const FakeQuantizeBackwardArgs&) {
   PARE_ASSERT(false, "[cuda] fake_quantize_backward is not there yet");
 }
 
-size_t CudaStatistics::second_moment_workspace_bytes(int64_t, int64_t) const {
-  return 0;
-}
-void CudaStatistics::second_moment(const SecondMomentArgs&) {
-  PARE_ASSERT(false, "[cuda] second_moment is not there yet");
-}
-void CudaStatistics::mirror_moment(const MirrorMomentArgs&) {
-  PARE_ASSERT(false, "[cuda] mirror_moment is not there yet");
-}
-size_t CudaStatistics::cross_moment_workspace_bytes(int64_t, int64_t, int64_t) const {
-  return 0;
-}
-void CudaStatistics::cross_moment(const CrossMomentArgs&) {
-  PARE_ASSERT(false, "[cuda] cross_moment is not there yet");
-}
-void CudaStatistics::column_statistics(const ColumnStatisticsArgs&) {
-  PARE_ASSERT(false, "[cuda] column_statistics is not there yet");
-}
-Result<MomentSummary> CudaStatistics::summarize_moment(const float*, int64_t, double) {
-  PARE_ASSERT(false, "[cuda] summarize_moment is not there yet");
-  return MomentSummary{};
-}
-Result<InverseFactorReport> CudaStatistics::inverse_factor(const InverseFactorArgs&) {
-  PARE_ASSERT(false, "[cuda] inverse_factor is not there yet");
-  return InverseFactorReport{};
-}
-Result<bool> CudaStatistics::divide_by_symmetric(const DivideBySymmetricArgs&) {
-  PARE_ASSERT(false, "[cuda] divide_by_symmetric is not there yet");
-  return false;
-}
-
 }  // namespace pare::cuda

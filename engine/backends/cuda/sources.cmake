@@ -4,12 +4,14 @@ set(PARE_CUDA_SOURCES
   attention.cpp
   attention_exact.cu
   attention_plan.cpp
+  column_statistics.cu
   context.cpp
   convert.cu
   cross_entropy.cu
   cuda_backend.cpp
   device_info.cu
   embedding.cu
+  factors.cu
   few_rows.cu
   gemm.cpp
   int8_layout.cpp
@@ -33,6 +35,7 @@ set(PARE_CUDA_SOURCES
   pending.cpp
   rotary.cu
   rows.cu
+  second_moment.cu
   softmax.cu
   staging.cpp
   training_activation.cu

@@ -101,6 +101,8 @@ class HostView final : public Backend {
   }
   double operand_roundoff() const override { return inner_->operand_roundoff(); }
   TrainingBackend* training() override { return &training_; }
+  StatisticsBackend* statistics() override { return inner_->statistics(); }  // finish() before looking
+  Status finish() override { return inner_->finish(); }
 
   void zero(void* to, size_t bytes) override {
     (*inner_).zero(to, bytes);
