@@ -3,12 +3,17 @@
 #include <fmt/core.h>
 
 #include "engine/backends/cuda/backend_class.h"
+#include "engine/backends/cuda/libraries.h"
 #include "engine/backends/cuda/memory_pool.h"
 
 namespace pare {
 
 Result<std::unique_ptr<Backend>> make_cuda_backend(int index, const CudaOptions& options) {
   PARE_TRY(std::unique_ptr<cuda::Context> context, cuda::Context::open(index, options));
+  if (options.opens_libraries) {
+    PARE_CHECK(context->libraries().open_products());
+    PARE_CHECK(context->libraries().open_solver());
+  }
   return std::unique_ptr<Backend>(std::make_unique<cuda::CudaBackend>(std::move(context)));
 }
 

@@ -12,6 +12,9 @@ namespace pare {
 struct CudaOptions {
   cuda::MathMode math = cuda::MathMode::bf16;
   uint64_t max_bytes = 0;  // ceiling of device memory (--max-vram); 0: what is free
+  // Open cuBLASLt and cuSOLVER now, not when an operation first needs them: exit 6 names the one that is
+  // missing.
+  bool opens_libraries = false;
 };
 
 // Opens GPU `index`. Exit 4 in a build without CUDA; exit 6 when the device is missing, too old (below

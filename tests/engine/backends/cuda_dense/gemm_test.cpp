@@ -3,6 +3,8 @@
 
 #include <cublasLt.h>
 
+#include <algorithm>
+
 #include "tests/engine/backends/cuda_dense/support.h"
 
 namespace pare::test {
@@ -117,7 +119,8 @@ TEST(CudaGemm, IsPartOfAGraph) {
   context.set_capturing(false);
   ASSERT_EQ(cudaStreamEndCapture(context.stream(), &graph), cudaSuccess);
   ASSERT_EQ(cudaGraphInstantiate(&replay, graph), cudaSuccess);
-  x = integers(16 * 8, 8);
+  const std::vector<float> others = integers(16 * 8, 8);
+  std::copy(others.begin(), others.end(), x.begin());  // in place: the graph holds addresses
   std::fill(out.begin(), out.end(), -1.0f);
   ASSERT_EQ(cudaGraphLaunch(replay, context.stream()), cudaSuccess);
   ASSERT_TRUE(backend->finish().has_value());

@@ -64,6 +64,14 @@ TEST(CudaLibraries, WithoutMemoryForTheWorkspaceThereIsNoProduct) {
   EXPECT_EQ(status.error().rule, "RL01") << format_error(status.error());
 }
 
+TEST(CudaLibraries, OpenWithTheBackendWhenAsked) {
+  EXPECT_TRUE(make_cuda_backend(0, {.max_bytes = 4096}).has_value());
+  const auto refused = make_cuda_backend(0, {.max_bytes = 4096, .opens_libraries = true});
+  ASSERT_FALSE(refused.has_value());
+  EXPECT_EQ(refused.error().exit, Exit::resource);
+  EXPECT_TRUE(make_cuda_backend(0, {.opens_libraries = true}).has_value());
+}
+
 TEST(CudaLibraries, EveryAllocationOfASolverMayFail) {
   const auto backend = open_backend(cuda::MathMode::f32);
   std::vector<float> moment{4.0f, 1.0f, 1.0f, 3.0f}, upper(4);
