@@ -144,7 +144,8 @@ TEST_P(StatisticsTest, ColumnsHaveTheBitsOfTheDefinition) {
        {std::tuple{1, 1, 1}, {12, 33, 4}, {40, 65, 20}, {51, 31, 17}}) {
     SCOPED_TRACE(testing::Message() << tokens << " tokens, " << channels << " channels");
     Padded x(uniform({tokens, channels}, 7, -3.0f, 2.0f));
-    Columns got(size_t(channels), want(size_t(channels)), batches(size_t(channels));
+    const auto count = size_t(channels);
+    Columns got(count), want(count), batches(count);
     got.add(tested(), x.view(), sample);
     want.add(wanted(), x.view(), sample);
     for (int64_t first = 0; first < tokens; first += sample)
