@@ -112,6 +112,20 @@ struct Int4Format {
     const uint4 piece = ptx::load_once(tile + int64_t(block) * kPieceBytes + lane * 16);
     words[0] = piece.x, words[1] = piece.y, words[2] = piece.z, words[3] = piece.w;
   }
+  // Pieces of two blocks that a block of threads keeps in shared memory, and the words of one of the two
+  // there.
+  static constexpr int kStagedPieces = 2;
+  static __device__ __forceinline__ const unsigned char* piece(const FragmentMatrix& w,
+                                                               const unsigned char* tile, int first_block,
+                                                               int index) {
+    const int block = first_block + index;
+    return block < w.blocks ? tile + int64_t(block) * kPieceBytes : nullptr;
+  }
+  static __device__ __forceinline__ void load_staged(const FragmentMatrix&, const unsigned char* staged,
+                                                     int block, int lane, uint32_t (&words)[kWords]) {
+    const uint4 at = *reinterpret_cast<const uint4*>(staged + block % 2 * kPieceBytes + lane * 16);
+    words[0] = at.x, words[1] = at.y, words[2] = at.z, words[3] = at.w;
+  }
   static __device__ __forceinline__ Bias bias(const FragmentMatrix&, uint32_t zeros) {
     return small_bias(zeros);
   }
@@ -133,6 +147,20 @@ struct Int8Format {
                                               int lane, uint32_t (&words)[kWords]) {
     const unsigned char* at = tile + int64_t(block) * (2 * kPieceBytes) + lane * 16;
     const uint4 first = ptx::load_once(at), second = ptx::load_once(at + kPieceBytes);
+    words[0] = first.x, words[1] = first.y, words[2] = first.z, words[3] = first.w;
+    words[4] = second.x, words[5] = second.y, words[6] = second.z, words[7] = second.w;
+  }
+  static constexpr int kStagedPieces = 4;
+  static __device__ __forceinline__ const unsigned char* piece(const FragmentMatrix& w,
+                                                               const unsigned char* tile, int first_block,
+                                                               int index) {
+    const int block = first_block + index / 2;
+    return block < w.blocks ? tile + (int64_t(block) * 2 + index % 2) * kPieceBytes : nullptr;
+  }
+  static __device__ __forceinline__ void load_staged(const FragmentMatrix&, const unsigned char* staged,
+                                                     int block, int lane, uint32_t (&words)[kWords]) {
+    const auto* at = reinterpret_cast<const uint4*>(staged + block % 2 * (2 * kPieceBytes) + lane * 16);
+    const uint4 first = at[0], second = at[kPieceBytes / 16];
     words[0] = first.x, words[1] = first.y, words[2] = first.z, words[3] = first.w;
     words[4] = second.x, words[5] = second.y, words[6] = second.z, words[7] = second.w;
   }
@@ -245,6 +273,27 @@ struct AnyFormat {
       const unsigned char* at = tile + w.offset_of_1 + int64_t(block / 4) * kPieceBytes + lane * 16;
       words[6] = *reinterpret_cast<const uint32_t*>(at + block % 4 * 4);
     }
+  }
+  static constexpr int kStagedPieces = 4;  // two of bytes or of 4 bits each; one of 2 bits, one of 1
+  static __device__ __forceinline__ const unsigned char* piece(const FragmentMatrix& w,
+                                                               const unsigned char* tile, int first_block,
+                                                               int index) {
+    if (w.bits == 8) return Int8Format::piece(w, tile, first_block, index);
+    if (index < 2) return (w.bits & 4) != 0 ? Int4Format::piece(w, tile, first_block, index) : nullptr;
+    if (index == 2)
+      return (w.bits & 2) != 0 ? tile + w.offset_of_2 + int64_t(first_block / 2) * kPieceBytes : nullptr;
+    return (w.bits & 1) != 0 ? tile + w.offset_of_1 + int64_t(first_block / 4) * kPieceBytes : nullptr;
+  }
+  static __device__ __forceinline__ void load_staged(const FragmentMatrix& w, const unsigned char* staged,
+                                                     int block, int lane, uint32_t (&words)[kWords]) {
+    if (w.bits == 8) return Int8Format::load_staged(w, staged, block, lane, words);
+    const uint4 four = *reinterpret_cast<const uint4*>(staged + block % 2 * kPieceBytes + lane * 16);
+    words[0] = four.x, words[1] = four.y, words[2] = four.z, words[3] = four.w;
+    const unsigned char* rest = staged + 2 * kPieceBytes + lane * 16;
+    const uint2 two = *reinterpret_cast<const uint2*>(rest + block % 2 * 8);
+    words[4] = two.x, words[5] = two.y;
+    words[6] = *reinterpret_cast<const uint32_t*>(rest + kPieceBytes + block % 4 * 4);
+    words[7] = 0;
   }
   static __device__ __forceinline__ Bias bias(const FragmentMatrix& w, uint32_t zeros) {
     return w.bits == 8 ? byte_bias(zeros) : small_bias(zeros);

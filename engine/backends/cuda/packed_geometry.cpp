@@ -51,4 +51,28 @@ VectorGeometry vector_geometry(const DeviceShape& device, int64_t m, int tiles, 
   return g;
 }
 
+StripeGeometry stripe_geometry(const DeviceShape& device, int64_t m, int tiles, int blocks) {
+  PARE_ASSERT(m >= 1 && m <= kMostStripeRows && tiles > 0 && blocks > 0,
+              "[packed_fragments] {} rows, {} tiles", m, tiles);
+  constexpr int kTilesTogether = 8;
+  constexpr int kLeastStages = 4;  // of a run, or filling the pipeline would be most of its time
+  constexpr int kSumFloats = 128;  // per row of inputs
+  StripeGeometry g{};
+  g.columns = m <= 32 ? 32 : 64;
+  g.column_groups = ceil_div(int(m), g.columns);
+  g.tile_groups = ceil_div(tiles, kTilesTogether);
+  g.stages = ceil_div(blocks, 2);
+  // two blocks of threads per multiprocessor, so that one computes while the other waits
+  const int most_runs = std::max(1, 2 * device.multiprocessors / g.column_groups);
+  g.per_run = std::max(ceil_div(g.units(), most_runs), std::min(kLeastStages, g.stages));
+  g.runs = ceil_div(g.units(), g.per_run);
+  g.input_bytes = (m * int64_t(blocks) * kLaneBytes + 255) / 256 * 256;
+  g.workspace_bytes = size_t(g.input_bytes);
+  if (g.per_run % g.stages != 0) {
+    g.workspace_bytes +=
+        size_t(g.column_groups) * size_t(2 * g.runs) * size_t(g.columns) * kSumFloats * sizeof(float);
+  }
+  return g;
+}
+
 }  // namespace pare::cuda

@@ -29,4 +29,30 @@ struct VectorGeometry {
 // `chunk`: blocks of 64 columns that a warp loads at once. 1 <= m <= 16.
 VectorGeometry vector_geometry(const DeviceShape& device, int64_t m, int tiles, int blocks, int chunk);
 
+// packed_fragments. Tiles of 128 outputs x `columns` rows of inputs; K in stages of 128. The stages of all
+// tiles of one column group stand in one line, cut into equal runs ("stripes"), so that no multiprocessor
+// waits in a last wave. A run that does not hold all stages of a tile leaves its sum in the workspace, and
+// the last one to come adds up in the order of runs.
+struct StripeGeometry {
+  int columns;          // rows of inputs per block: 32 or 64
+  int column_groups;    // of m
+  int tile_groups;      // of 128 outputs
+  int stages;           // of K
+  int runs, per_run;    // units of work = tile_groups * stages
+  int64_t input_bytes;  // bf16 inputs in the order of the layout, at the head of the workspace
+  size_t workspace_bytes;
+
+  constexpr int units() const { return tile_groups * stages; }
+  // Runs that have a part of a tile group.
+  constexpr int first_run(int group) const { return group * stages / per_run; }
+  constexpr int last_run(int group) const { return ((group + 1) * stages - 1) / per_run; }
+  // Each run has two places for unfinished sums: one for the tile it begins within, one for the tile it ends
+  // within. Of `run` for tile group `group`:
+  constexpr int place(int run, int group) const {
+    return 2 * run + (run * per_run <= group * stages ? 1 : 0);
+  }
+};
+StripeGeometry stripe_geometry(const DeviceShape& device, int64_t m, int tiles, int blocks);
+constexpr int64_t kMostStripeRows = 512;  // more column groups than that have no counters
+
 }  // namespace pare::cuda

@@ -6,6 +6,7 @@
 
 #include "engine/backends/cuda/backend_class.h"
 #include "engine/backends/cuda/packed_prepack.h"
+#include "engine/backends/cuda/packed_stripes.h"
 #include "engine/backends/cuda/packed_table.h"
 #include "engine/backends/cuda/packed_vector.h"
 
@@ -158,6 +159,7 @@ size_t CudaBackend::packed_matmul_workspace_bytes(const PackedMatrix& weight, in
     case PackedKernel::Kind::vector:
       return vector_geometry(*context_, fragment_matrix(weight), m).workspace_bytes;
     case PackedKernel::Kind::fragments:
+      return stripe_geometry(*context_, fragment_matrix(weight), m).workspace_bytes;
     case PackedKernel::Kind::dense:
       break;
   }
@@ -173,6 +175,7 @@ void CudaBackend::packed_matmul(const PackedMatmulArgs& a) {
     case PackedKernel::Kind::vector:
       return packed_vector(*context_, product, a.workspace);
     case PackedKernel::Kind::fragments:
+      return packed_stripes(*context_, product, a.workspace);
     case PackedKernel::Kind::dense:
       break;
   }

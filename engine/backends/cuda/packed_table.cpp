@@ -6,6 +6,7 @@
 
 #include <fmt/core.h>
 
+#include "engine/backends/cuda/packed_geometry.h"
 #include "engine/core/assert.h"
 
 namespace pare::cuda {
@@ -36,7 +37,8 @@ constexpr std::array kKernels{
     PackedKernel{"packed_vector", Kind::vector,
                  [](const PackedProblem& p) { return rounds(p) && p.m <= kVectorRows; }, always},
     // more rows: inputs stream too, tiles of weights are shared by a block through shared memory
-    PackedKernel{"packed_fragments", Kind::fragments, rounds,
+    PackedKernel{"packed_fragments", Kind::fragments,
+                 [](const PackedProblem& p) { return rounds(p) && p.m <= kMostStripeRows; },
                  [](const PackedProblem& p) { return p.m <= kFragmentRows; }},
     // float operands: fixtures and comparisons
     PackedKernel{"packed_floats", Kind::floats, is_float,

@@ -26,6 +26,10 @@ set(PARE_CUDA_SOURCES
   packed_layout_cuda.cpp
   packed_matmul.cpp
   packed_prepack.cu
+  packed_stripes.cu
+  packed_stripes_any.cu
+  packed_stripes_w4.cu
+  packed_stripes_w8.cu
   packed_table.cpp
   packed_vector.cpp
   packed_vector_any.cu

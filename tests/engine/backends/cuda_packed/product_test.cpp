@@ -68,12 +68,11 @@ TEST(PackedPrepack, DeviceAndHostMakeTheSameBytes) {
 // tile.
 TEST_P(PackedProductTest, EveryKernelAgreesOnEverySchemeAtItsEdges) {
   for (const PackedKernel& kernel : packed_kernels()) {
-    if (kernel.kind == PackedKernel::Kind::dense || kernel.kind == PackedKernel::Kind::fragments) continue;
     const Forced forced(kernel.name);
     for (const char* scheme : kPackedSchemes) {
       for (const auto& [n, k] : {std::pair<int64_t, int64_t>{1, 1}, {17, 70}, {50, 333}}) {
         const PackedMatrix weight = pack(random_packed(scheme, n, k, 2));
-        for (const int64_t m : {1, 5, 16}) {
+        for (const int64_t m : {1, 5, 17}) {
           SCOPED_TRACE(testing::Message()
                        << kernel.name << " " << scheme << " m " << m << " n " << n << " k " << k);
           Padded x(uniform({m, k}, 3)), out(m, n, 3);
@@ -88,7 +87,7 @@ TEST_P(PackedProductTest, EveryKernelAgreesOnEverySchemeAtItsEdges) {
 TEST_P(PackedProductTest, EveryNumberOfRows) {
   for (const char* scheme : {"int4-g128", "int4-g32-asym", "int8-ch", "nf4-g64"}) {
     const PackedMatrix weight = pack(random_packed(scheme, 40, 200, 5));
-    for (const int64_t m : {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}) {
+    for (const int64_t m : {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 31, 32, 33, 65}) {
       SCOPED_TRACE(testing::Message() << scheme << " m " << m);
       Tensor out = uniform({m, 40}, 6);
       product(uniform({m, 200}, 7), weight, uniform({40}, 8), true, out);
@@ -101,9 +100,43 @@ TEST_P(PackedProductTest, ShapesOfABlock) {
   for (const auto& [n, k] : {std::pair<int64_t, int64_t>{384, 256}, {256, 256}, {1792, 256}, {256, 896}}) {
     for (const char* scheme : {"int4-g128", "int8-g128-asym"}) {
       const PackedMatrix weight = pack(random_packed(scheme, n, k, 9));
-      for (const int64_t m : {1, 4, 16}) {
+      for (const int64_t m : {1, 4, 20}) {
         SCOPED_TRACE(testing::Message() << scheme << " m " << m << " n " << n << " k " << k);
         product(uniform({m, k}, 10), weight, Tensor(), false, zeros(DType::f32, {m, n}));
+      }
+    }
+  }
+}
+
+// Long rows: several slices of inputs in packed_vector, several runs per tile in packed_fragments. The
+// counters of arrivals must be back at zero for the second product.
+TEST_P(PackedProductTest, SumsOverSeveralBlocksAreRepeatable) {
+  for (const char* scheme : {"int4-g128", "int8-g64-asym", "int4-g32-asymf"}) {
+    const PackedMatrix weight = pack(random_packed(scheme, 33, 5000, 11));
+    for (const int64_t m : {1, 9, 16, 17, 40}) {
+      SCOPED_TRACE(testing::Message() << scheme << " m " << m);
+      const Tensor x = uniform({m, 5000}, 12);
+      const Tensor first = product(x, weight, Tensor(), false, zeros(DType::f32, {m, 33}));
+      const Tensor second = product(x, weight, Tensor(), false, zeros(DType::f32, {m, 33}));
+      EXPECT_TRUE(same_bits(first, second));
+    }
+  }
+}
+
+// Act-order: columns of a group anywhere in the row, also in very different numbers.
+TEST_P(PackedProductTest, GroupIndex) {
+  for (const char* scheme : {"int4-g32-asym", "int8-g24"}) {
+    QuantizedTensor weight = random_packed(scheme, 35, 200, 13);
+    weight.group_index = *Tensor::allocate(DType::i32, {200});
+    const auto groups = int32_t(weight.scheme.groups(200));
+    for (const bool even : {true, false}) {
+      for (int32_t i = 0; i < 200; ++i)
+        weight.group_index.mutable_data<int32_t>()[i] =
+            even ? i * 7 % groups : std::min(i * i / 900, groups - 1);
+      const PackedMatrix packed = pack(weight);
+      for (const int64_t m : {1, 18, 200}) {
+        SCOPED_TRACE(testing::Message() << scheme << " m " << m << (even ? " even" : " uneven"));
+        product(uniform({m, 200}, 14), packed, Tensor(), false, zeros(DType::f32, {m, 35}));
       }
     }
   }
