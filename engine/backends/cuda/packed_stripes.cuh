@@ -31,9 +31,10 @@ struct StripeStage {
   static constexpr int kShared = kStages * kBytes + kSumBytes;
 };
 
-// Halves: 1 for 32 rows of inputs per block, 2 for 64. RunSteps as in packed_vector.
+// Halves: 1 for 32 rows of inputs per block, 2 for 64. RunSteps as in packed_vector. Two blocks per
+// multiprocessor where 128 registers do.
 template <typename Format, int RunSteps, int Halves, bool Wide>
-__global__ void __launch_bounds__(kStripeWarps* kWarp, 2)
+__global__ void __launch_bounds__(kStripeWarps* kWarp, RunSteps == 4 && Format::kWords == 4 ? 2 : 1)
     packed_stripes_kernel(PackedProduct p, StripeGeometry s, StripeBuffers buffers) {
   using Stage = StripeStage<Format, Halves>;
   constexpr int kBlocksPerWarp = Halves;  // of the two of a stage
@@ -81,6 +82,7 @@ __global__ void __launch_bounds__(kStripeWarps* kWarp, 2)
     ptx::cp_async_commit();
     const unsigned char* stage = shared + (unit - begin) % Stage::kStages * Stage::kBytes;
     const unsigned char* inputs = stage + Stage::kWeightBytes + (Halves == 2 ? second * 32 * kRowBytes : 0);
+#pragma unroll 1
     for (int i = 0; i < kBlocksPerWarp; ++i) {
       const int in_stage = Halves == 1 ? second : i, block = k_stage * 2 + in_stage;
       if (block >= w.blocks) break;

@@ -18,7 +18,7 @@ namespace pare::cuda {
 template <typename Format, int Chunk, int Runs, bool Wide>
 struct WeightChunk {
   uint32_t words[Chunk][Format::kWords];
-  RawGrid<Wide> grids[Chunk * Runs];
+  RawGrid<Wide> grids[Wide ? 1 : Chunk * Runs];  // floats would take too many registers: read at their use
 };
 
 // 128 registers: two blocks of 8 warps, or one of 16, per multiprocessor. RunSteps: steps of 16 columns that
@@ -48,10 +48,12 @@ __global__ void __launch_bounds__(512, 1)
     for (int i = 0; i < kChunk; ++i) {
       if (block + i < end_block) Format::load(w, codes, block + i, lane, to.words[i]);
     }
+    if constexpr (!Wide) {
 #pragma unroll
-    for (int i = 0; i < kChunk * kRuns; ++i) {
-      if (block + i / kRuns < end_block)
-        to.grids[i] = load_grid<Wide>(w, tile, group_of_step(w, block * 4 + i * RunSteps), g);
+      for (int i = 0; i < kChunk * kRuns; ++i) {
+        if (block + i / kRuns < end_block)
+          to.grids[i] = load_grid<Wide>(w, tile, group_of_step(w, block * 4 + i * RunSteps), g);
+      }
     }
   };
 
@@ -98,7 +100,13 @@ __global__ void __launch_bounds__(512, 1)
       }
 #pragma unroll
       for (int run = 0; run < kRuns; ++run) {
-        const RawGrid<Wide>& grid = now.grids[i * kRuns + run];
+        RawGrid<Wide> grid;
+        if constexpr (Wide) {
+          grid = load_grid<Wide>(w, this_group * tiles_together + tile_in_group,
+                                 group_of_step(w, (block + i) * 4 + run * RunSteps), g);
+        } else {
+          grid = now.grids[i * kRuns + run];
+        }
         const Bias bias = Format::bias(w, zeros_of(w, grid));
         float part[Columns][4] = {};
 #pragma unroll
