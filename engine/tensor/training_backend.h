@@ -10,6 +10,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "engine/tensor/backend.h"
 
@@ -218,6 +219,59 @@ struct FakeQuantizeBackwardArgs {
   float low, high, step_gradient;
 };
 
+// Count elements whose squares are summed.
+struct SquaresArgs {
+  const float* x;
+  int64_t count;
+};
+
+// x = +0 where not kept
+struct MaskArgs {
+  float* x;             // [rows, columns], contiguous
+  const uint8_t* kept;  // bits of a Mask (rows of row_bytes)
+  int64_t rows, columns, row_bytes;
+};
+
+// sums[c] += sum_r x[r, c]
+struct ColumnSumsArgs {
+  const float* x;
+  float* sums;  // [columns]
+  int64_t rows, columns, stride;
+};
+
+// out = factor * x; may alias
+struct ScaleArgs {
+  const float* x;
+  float* out;
+  int64_t count;
+  float factor;
+};
+
+// out = x rounded to nearest even
+struct RoundArgs {
+  const float* x;
+  void* out;
+  DType dtype;  // bf16 or f16
+  int64_t count;
+};
+
+// out[i] = first + i % period
+struct PositionsArgs {
+  int32_t* out;
+  int64_t count, period, first;
+};
+
+// Steps of a grid brought back into what can be stored, and as they are stored:
+//   steps = clamp(steps, least, most);  scales = steps rounded to `dtype`
+// A step that is NaN or infinite becomes NaN in both.
+struct BoundStepsArgs {
+  float* steps;
+  float* scales;  // [count], or [scale_count] where one step is for all rows (count 1)
+  int64_t count, scale_count;
+  float least, most;
+  DType dtype;  // f32, bf16 or f16
+};
+
 class TrainingBackend {
  public:
   virtual ~TrainingBackend() = default;
@@ -244,6 +298,19 @@ class TrainingBackend {
   virtual double sum_of_squares(const float* x, int64_t count) = 0;
   virtual void fake_quantize(const FakeQuantizeArgs&) = 0;
   virtual void fake_quantize_backward(const FakeQuantizeBackwardArgs&) = 0;
+
+  // All parameters of a model at once, and one number for all of them; each of the list as by itself. On a GPU
+  // one launch, and one wait for the number. The bytes of the number depend on the counts alone.
+  virtual void adamw_list(std::span<const AdamWArgs> list);
+  virtual double sum_of_squares_list(std::span<const SquaresArgs> list);
+
+  // Small ones, host loops by default.
+  virtual void apply_mask(const MaskArgs&);
+  virtual void column_sums(const ColumnSumsArgs&);
+  virtual void scale(const ScaleArgs&);
+  virtual void round(const RoundArgs&);
+  virtual void positions(const PositionsArgs&);
+  virtual void bound_steps(const BoundStepsArgs&);
 };
 
 }  // namespace pare

@@ -2,6 +2,8 @@
 // rule of what is added and what overwritten stand in training_backend.h.
 #pragma once
 
+#include <span>
+
 #include "engine/tensor/mask.h"
 #include "engine/tensor/ops.h"
 #include "engine/tensor/training_backend.h"
@@ -66,12 +68,21 @@ struct AdamWStep {
 };
 // All f32 of one shape; mask may be null.
 void adamw(Tensor& w, Tensor& m, Tensor& v, const Tensor& gradient, const Mask* mask, const AdamWStep& step);
+// The same for every parameter of a model; on a GPU one launch. All on one device.
+struct AdamWItem {
+  Tensor w, m, v, gradient;
+  const Mask* mask;  // or null; lives until the call ends
+  AdamWStep step;
+};
+void adamw_list(std::span<const AdamWItem> items);
 struct SgdStep {
   float gradient_scale = 1.0f, lr = 1e-2f, momentum = 0.0f, decay = 0.0f;
 };
 // momentum may be undefined
 void sgd(Tensor& w, Tensor& momentum, const Tensor& gradient, const Mask* mask, const SgdStep& step);
 double sum_of_squares(const Tensor& x);
+// Of all together, contiguous f32 on one device; one wait on a GPU.
+double sum_of_squares(std::span<const Tensor> list);
 
 struct CodeRange {
   float low = -8.0f, high = 7.0f;
@@ -83,5 +94,18 @@ void fake_quantize(const Tensor& weight, const Tensor& scales, const Tensor& zer
 void fake_quantize_backward(const Tensor& weight, const Tensor& scales, const Tensor& zeros,
                             int64_t group_width, CodeRange range, float step_gradient, const Tensor& dout,
                             Tensor& dweight, Tensor& dscales);
+
+// x = +0 where the mask (whose bits are on the device of x) removes; contiguous f32 [out, in]
+void apply_mask(const Mask& mask, Tensor& x);
+// sums f32 [columns] += the rows of x [rows, columns]
+void column_sums(const Tensor& x, Tensor& sums);
+// out = factor * x; contiguous f32, may alias
+void scale(const Tensor& x, float factor, Tensor& out);
+// The values of contiguous x, rounded to the type of out (bf16 or f16) or as they are (f32).
+void round_into(const Tensor& x, Tensor& out);
+// out i32 [count]: first + i % period
+void fill_positions(int64_t period, int64_t first, Tensor& out);
+// BoundStepsArgs. scales: the shape of steps, or any where there is one step.
+void bound_steps(float least, float most, DType dtype, Tensor& steps, Tensor& scales);
 
 }  // namespace pare::ops

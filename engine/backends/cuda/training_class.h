@@ -32,6 +32,15 @@ class CudaTraining final : public TrainingBackend {
   void fake_quantize(const FakeQuantizeArgs& a) override;
   void fake_quantize_backward(const FakeQuantizeBackwardArgs& a) override;
 
+  void adamw_list(std::span<const AdamWArgs> list) override;
+  double sum_of_squares_list(std::span<const SquaresArgs> list) override;
+  void apply_mask(const MaskArgs& a) override;
+  void column_sums(const ColumnSumsArgs& a) override;
+  void scale(const ScaleArgs& a) override;
+  void round(const RoundArgs& a) override;
+  void positions(const PositionsArgs& a) override;
+  void bound_steps(const BoundStepsArgs& a) override;
+
  private:
   Context& context_;
 };

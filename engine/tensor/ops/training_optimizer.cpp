@@ -1,5 +1,6 @@
 // adamw, sgd, sum_of_squares, and rounding to a grid of codes with its gradient
 #include <cmath>
+#include <vector>
 
 #include "engine/tensor/ops/training_checks.h"
 
@@ -27,12 +28,37 @@ MaskView view_of(std::string_view op, const Mask* mask, const Tensor& w) {
   if (mask == nullptr) return {};
   PARE_ASSERT(w.shape() == Shape({mask->out(), mask->in()}), "[{}] mask [{}, {}], weight {}", op, mask->out(),
               mask->in(), w.shape().text());
+  PARE_ASSERT(mask->bits().device().is_host() == w.device().is_host(), "[{}] mask on {}, weight on {}", op,
+              mask->bits().device().name(), w.device().name());
   return {mask->bits().data<uint8_t>(), mask->in(), mask->bits().size(1)};
 }
 
 // 1 - beta^step: in double, since beta^step is close to 1 for small steps
 float bias_correction(float beta, int64_t step) {
   return float(1.0 - std::pow(double(beta), double(step)));
+}
+
+AdamWArgs adamw_args(const Tensor& w, const Tensor& m, const Tensor& v, const Tensor& gradient,
+                     const Mask* mask, const AdamWStep& step) {
+  require_parameters("adamw", {&w, &m, &v, &gradient});
+  PARE_ASSERT(step.step >= 1, "[adamw] step {}", step.step);
+  const MaskView view = view_of("adamw", mask, w);
+  return {.w = w.mutable_data<float>(),
+          .m = m.mutable_data<float>(),
+          .v = v.mutable_data<float>(),
+          .gradient = gradient.data<float>(),
+          .kept = view.kept,
+          .count = w.numel(),
+          .columns = view.columns,
+          .row_bytes = view.row_bytes,
+          .gradient_scale = step.gradient_scale,
+          .lr = step.lr,
+          .beta1 = step.beta1,
+          .beta2 = step.beta2,
+          .eps = step.eps,
+          .decay = step.decay,
+          .correction1 = bias_correction(step.beta1, step.step),
+          .correction2 = bias_correction(step.beta2, step.step)};
 }
 
 void check_grid(std::string_view op, const Tensor& weight, const Tensor& scales, const Tensor& zeros,
@@ -50,27 +76,19 @@ void check_grid(std::string_view op, const Tensor& weight, const Tensor& scales,
 }  // namespace
 
 void adamw(Tensor& w, Tensor& m, Tensor& v, const Tensor& gradient, const Mask* mask, const AdamWStep& step) {
-  require_parameters("adamw", {&w, &m, &v, &gradient});
-  PARE_ASSERT(step.step >= 1, "[adamw] step {}", step.step);
-  const MaskView view = view_of("adamw", mask, w);
-  if (w.numel() == 0) return;
-  trainer_for("adamw", w)
-      .adamw({.w = w.mutable_data<float>(),
-              .m = m.mutable_data<float>(),
-              .v = v.mutable_data<float>(),
-              .gradient = gradient.data<float>(),
-              .kept = view.kept,
-              .count = w.numel(),
-              .columns = view.columns,
-              .row_bytes = view.row_bytes,
-              .gradient_scale = step.gradient_scale,
-              .lr = step.lr,
-              .beta1 = step.beta1,
-              .beta2 = step.beta2,
-              .eps = step.eps,
-              .decay = step.decay,
-              .correction1 = bias_correction(step.beta1, step.step),
-              .correction2 = bias_correction(step.beta2, step.step)});
+  const AdamWArgs args = adamw_args(w, m, v, gradient, mask, step);
+  if (args.count > 0) trainer_for("adamw", w).adamw(args);
+}
+
+void adamw_list(std::span<const AdamWItem> items) {
+  std::vector<AdamWArgs> list;
+  list.reserve(items.size());
+  for (const AdamWItem& item : items) {
+    require_same_device("adamw_list", items[0].w, item.w);
+    const AdamWArgs args = adamw_args(item.w, item.m, item.v, item.gradient, item.mask, item.step);
+    if (args.count > 0) list.push_back(args);
+  }
+  if (!list.empty()) trainer_for("adamw_list", items[0].w).adamw_list(list);
 }
 
 void sgd(Tensor& w, Tensor& momentum, const Tensor& gradient, const Mask* mask, const SgdStep& step) {
@@ -95,6 +113,18 @@ double sum_of_squares(const Tensor& x) {
   require_parameters("sum_of_squares", {&x});
   if (x.numel() == 0) return 0.0;
   return trainer_for("sum_of_squares", x).sum_of_squares(x.data<float>(), x.numel());
+}
+
+double sum_of_squares(std::span<const Tensor> tensors) {
+  std::vector<SquaresArgs> list;
+  list.reserve(tensors.size());
+  for (const Tensor& x : tensors) {
+    require_parameters("sum_of_squares", {&x});
+    require_same_device("sum_of_squares", tensors[0], x);
+    if (x.numel() > 0) list.push_back({x.data<float>(), x.numel()});
+  }
+  if (list.empty()) return 0.0;
+  return trainer_for("sum_of_squares", tensors[0]).sum_of_squares_list(list);
 }
 
 void fake_quantize(const Tensor& weight, const Tensor& scales, const Tensor& zeros, int64_t group_width,
