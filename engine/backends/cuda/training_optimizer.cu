@@ -140,7 +140,7 @@ __global__ void __launch_bounds__(kThreads) sgd_kernel(SgdArgs a, float decay) {
   const int64_t end = begin + kPieceElements < a.count ? begin + kPieceElements : a.count;
   const bool wide = are_wide(a.w, a.momentum, a.gradient, nullptr);
   for (int64_t i = begin + 4 * int64_t(threadIdx.x); i < end; i += 4 * kThreads) {
-    float w[4], momentum[4], change[4];
+    float w[4], momentum[4] = {0.0f, 0.0f, 0.0f, 0.0f}, change[4];
     load_four(a.w, i, end, wide, w);
     load_four(a.gradient, i, end, wide, change);
     if (a.momentum != nullptr) load_four(a.momentum, i, end, wide, momentum);

@@ -14,7 +14,8 @@ void require_floats(std::string_view op, const Tensor& x) {
 
 void apply_mask(const Mask& mask, Tensor& x) {
   require_floats("apply_mask", x);
-  require_same_device("apply_mask", mask.bits(), x);
+  PARE_ASSERT(mask.bits().device().is_host() == x.device().is_host(), "[apply_mask] mask on {}, matrix on {}",
+              mask.bits().device().name(), x.device().name());
   PARE_ASSERT(x.shape() == Shape({mask.out(), mask.in()}), "[apply_mask] mask [{}, {}] for {}", mask.out(),
               mask.in(), x.shape().text());
   if (x.numel() == 0) return;

@@ -82,6 +82,37 @@ class TrainingView final : public TrainingBackend {
     inner_.fake_quantize_backward(a);
     settle();
   }
+  void adamw_list(std::span<const AdamWArgs> list) override {
+    inner_.adamw_list(list);
+    settle();
+  }
+  double sum_of_squares_list(std::span<const SquaresArgs> list) override {
+    return inner_.sum_of_squares_list(list);
+  }
+  void apply_mask(const MaskArgs& a) override {
+    inner_.apply_mask(a);
+    settle();
+  }
+  void column_sums(const ColumnSumsArgs& a) override {
+    inner_.column_sums(a);
+    settle();
+  }
+  void scale(const ScaleArgs& a) override {
+    inner_.scale(a);
+    settle();
+  }
+  void round(const RoundArgs& a) override {
+    inner_.round(a);
+    settle();
+  }
+  void positions(const PositionsArgs& a) override {
+    inner_.positions(a);
+    settle();
+  }
+  void bound_steps(const BoundStepsArgs& a) override {
+    inner_.bound_steps(a);
+    settle();
+  }
 
  private:
   void settle() const { test::settle(backend_); }
