@@ -72,10 +72,6 @@ void TrainingBackend::round(const RoundArgs& a) {
   });
 }
 
-void TrainingBackend::positions(const PositionsArgs& a) {
-  for (int64_t i = 0; i < a.count; ++i) a.out[i] = int32_t(a.first + i % a.period);
-}
-
 void TrainingBackend::bound_steps(const BoundStepsArgs& a) {
   parallel_ranges(a.count, kPiece, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {

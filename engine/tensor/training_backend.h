@@ -255,12 +255,6 @@ struct RoundArgs {
   int64_t count;
 };
 
-// out[i] = first + i % period
-struct PositionsArgs {
-  int32_t* out;
-  int64_t count, period, first;
-};
-
 // Steps of a grid brought back into what can be stored, and as they are stored:
 //   steps = clamp(steps, least, most);  scales = steps rounded to `dtype`
 // A step that is NaN or infinite becomes NaN in both.
@@ -309,7 +303,6 @@ class TrainingBackend {
   virtual void column_sums(const ColumnSumsArgs&);
   virtual void scale(const ScaleArgs&);
   virtual void round(const RoundArgs&);
-  virtual void positions(const PositionsArgs&);
   virtual void bound_steps(const BoundStepsArgs&);
 };
 

@@ -103,8 +103,6 @@ void column_sums(const Tensor& x, Tensor& sums);
 void scale(const Tensor& x, float factor, Tensor& out);
 // The values of contiguous x, rounded to the type of out (bf16 or f16) or as they are (f32).
 void round_into(const Tensor& x, Tensor& out);
-// out i32 [count]: first + i % period
-void fill_positions(int64_t period, int64_t first, Tensor& out);
 // BoundStepsArgs. scales: the shape of steps, or any where there is one step.
 void bound_steps(float least, float most, DType dtype, Tensor& steps, Tensor& scales);
 

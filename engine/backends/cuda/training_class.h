@@ -38,7 +38,6 @@ class CudaTraining final : public TrainingBackend {
   void column_sums(const ColumnSumsArgs& a) override;
   void scale(const ScaleArgs& a) override;
   void round(const RoundArgs& a) override;
-  void positions(const PositionsArgs& a) override;
   void bound_steps(const BoundStepsArgs& a) override;
 
  private:

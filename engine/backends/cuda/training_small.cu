@@ -1,4 +1,4 @@
-// column_sums, scale, round and positions: small operations between those of other files.
+// column_sums, scale and round: small operations between those of other files.
 #include "engine/backends/cuda/backend_class.h"
 #include "engine/backends/cuda/kernel.h"
 
@@ -53,11 +53,6 @@ __global__ void __launch_bounds__(kThreads) round_f16_kernel(RoundArgs a) {
   round_each<__half>(a, [](float x) { return __float2half_rn(x); });
 }
 
-__global__ void __launch_bounds__(kThreads) positions_kernel(PositionsArgs a) {
-  const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
-  if (i < a.count) a.out[i] = int32_t(a.first + i % a.period);
-}
-
 }  // namespace
 
 void CudaTraining::column_sums(const ColumnSumsArgs& a) {
@@ -73,11 +68,6 @@ void CudaTraining::scale(const ScaleArgs& a) {
 void CudaTraining::round(const RoundArgs& a) {
   context_.launch("round", a.dtype == DType::bf16 ? round_bf16_kernel : round_f16_kernel,
                   {.grid = blocks_for(a.count, kThreads * kPerThread), .block = kThreads}, a);
-}
-
-void CudaTraining::positions(const PositionsArgs& a) {
-  context_.launch("positions", positions_kernel, {.grid = blocks_for(a.count, kThreads), .block = kThreads},
-                  a);
 }
 
 }  // namespace pare::cuda

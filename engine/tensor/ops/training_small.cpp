@@ -1,4 +1,4 @@
-// apply_mask, column_sums, scale, round_into, fill_positions, bound_steps
+// apply_mask, column_sums, scale, round_into, bound_steps
 #include "engine/tensor/ops/training_checks.h"
 #include "engine/tensor/transfer.h"
 
@@ -70,15 +70,6 @@ void round_into(const Tensor& x, Tensor& out) {
   }
   trainer_for("round_into", x)
       .round({.x = x.data<float>(), .out = out.mutable_raw(), .dtype = out.dtype(), .count = x.numel()});
-}
-
-void fill_positions(int64_t period, int64_t first, Tensor& out) {
-  require_vector("fill_positions", "out", out, DType::i32, out.numel());
-  PARE_ASSERT(period > 0, "[fill_positions] period {}", period);
-  if (out.numel() == 0) return;
-  trainer_for("fill_positions", out)
-      .positions(
-          {.out = out.mutable_data<int32_t>(), .count = out.numel(), .period = period, .first = first});
 }
 
 void bound_steps(float least, float most, DType dtype, Tensor& steps, Tensor& scales) {

@@ -105,10 +105,6 @@ class TrainingView final : public TrainingBackend {
     inner_.round(a);
     settle();
   }
-  void positions(const PositionsArgs& a) override {
-    inner_.positions(a);
-    settle();
-  }
   void bound_steps(const BoundStepsArgs& a) override {
     inner_.bound_steps(a);
     settle();

@@ -119,12 +119,6 @@ TEST_P(TrainingSmallTest, ScalesAndRounds) {
   }
 }
 
-TEST_P(TrainingSmallTest, PositionsBeginAgainInEverySequence) {
-  Tensor out = zeros(DType::i32, {603}).on(device());
-  ops::fill_positions(67, 5, out);
-  for (int64_t i = 0; i < 603; ++i) ASSERT_EQ(out.data<int32_t>()[i], 5 + i % 67);
-}
-
 TEST_P(TrainingSmallTest, StepsStayWithinWhatIsStored) {
   const float nan = std::numeric_limits<float>::quiet_NaN();
   for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
