@@ -96,8 +96,8 @@ Case linear_kl_case(const ModelInputs& inputs, int64_t tokens) {
   p->whole_dhidden = require(Tensor::allocate(DType::f32, {tokens, channels}));
   p->teacher = std::make_unique<RowsTeacher>(head, others, p->chunk_rows);
   p->whole_teacher = std::make_unique<RowsTeacher>(head, others, tokens);
-  p->workspace = require(Workspace::reserve(head_loss_bytes(head, p->chunk_rows), Device::cpu()));
-  p->whole_workspace = require(Workspace::reserve(head_loss_bytes(head, tokens), Device::cpu()));
+  p->workspace = require(Workspace::reserve(head_loss_bytes(head, p->chunk_rows, tokens), Device::cpu()));
+  p->whole_workspace = require(Workspace::reserve(head_loss_bytes(head, tokens, tokens), Device::cpu()));
 
   Case c{.kernel = fmt::format("run_head_loss, {} rows", p->chunk_rows)};
   c.operations =

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "distill/parameter_pieces.h"
 #include "engine/core/text.h"
 #include "prune/scores.h"
 #include "prune/select.h"
@@ -235,7 +236,8 @@ Result<bool> cut_weights(const CubicSchedule& schedule, int64_t step, const Mode
   for (const auto& parameter : parameters) {
     const TensorSpec* spec = model.find(parameter->name);
     if (spec == nullptr || !spec->is_linear || !parameter->is_matrix()) continue;
-    PARE_TRY(const Tensor scores, magnitude_scores(parameter->value));
+    PARE_TRY(const Tensor values, in_host_memory(parameter->value));
+    PARE_TRY(const Tensor scores, magnitude_scores(values));
     const int64_t gone =
         parameter->mask == nullptr ? 0 : parameter->value.numel() - parameter->mask->kept_count();
     PARE_TRY(Mask mask, select_matrix(scores, std::max(gone, share.count(parameter->value.numel()))));

@@ -9,9 +9,11 @@
 #include <vector>
 
 #include "distill/cache_fields.h"
+#include "distill/parameter_pieces.h"
 #include "engine/core/assert.h"
 #include "engine/core/parallel.h"
 #include "engine/core/signals.h"
+#include "engine/tensor/transfer.h"
 
 namespace pare {
 namespace {
@@ -50,6 +52,8 @@ class CachedTeacher : public Teacher {
     const Shape shape{largest.tokens(), reader_->header().k};
     PARE_TRY(ids_, Tensor::allocate(DType::i32, shape));
     PARE_TRY(log_probs_, Tensor::allocate(DType::f32, shape));
+    PARE_TRY(ids_there_, moved(ids_, device_));
+    PARE_TRY(log_probs_there_, moved(log_probs_, device_));
     return {};
   }
 
@@ -70,13 +74,16 @@ class CachedTeacher : public Teacher {
     });
     for (std::optional<Error>& error : errors)
       if (error) return *std::move(error);
-    return {};
+    if (device_.is_host()) return {};
+    const int64_t rows = given.batch.tokens();
+    PARE_CHECK(copy_into(ids_.rows(0, rows), ids_there_.rows(0, rows)));
+    return copy_into(log_probs_.rows(0, rows), log_probs_there_.rows(0, rows));
   }
 
   Result<TeacherRows> rows(int64_t begin, int64_t end) override {
     return TeacherRows{.logits = {},
-                       .top_ids = ids_.rows(begin, end).on(device_),
-                       .top_log_probs = log_probs_.rows(begin, end).on(device_)};
+                       .top_ids = ids_there_.rows(begin, end),
+                       .top_log_probs = log_probs_there_.rows(begin, end)};
   }
 
   const Tensor& hidden(int index) const override {
@@ -91,7 +98,8 @@ class CachedTeacher : public Teacher {
  private:
   std::shared_ptr<const TeacherCacheReader> reader_;
   Device device_;
-  Tensor ids_, log_probs_;  // [tokens, k]
+  Tensor ids_, log_probs_;              // [tokens, k], in host memory
+  Tensor ids_there_, log_probs_there_;  // on the device; the same memory on a host
   AttentionParts no_parts_;
 };
 
@@ -99,7 +107,6 @@ class CachedTeacher : public Teacher {
 
 Result<std::unique_ptr<Teacher>> cached_teacher(std::shared_ptr<const TeacherCacheReader> reader,
                                                 Device device, int64_t student_vocabulary) {
-  PARE_ASSERT(device.is_host(), "[cached_teacher] on {}", device.name());
   if (reader->header().vocabulary > student_vocabulary)
     return foreign_cache("--cache-teacher", "vocabulary", fmt::format("{}", reader->header().vocabulary),
                          fmt::format("at most {}", student_vocabulary));
@@ -111,7 +118,7 @@ Status cache_teacher(Teacher& teacher, Device device, const TrainingData& data,
   using Clock = std::chrono::steady_clock;
   const TeacherCacheHeader& header = writer.header();
   PARE_ASSERT(header.context == data.context() && header.windows == data.all_windows() &&
-                  header.vocabulary <= teacher.vocabulary_size() && device.is_host(),
+                  header.vocabulary <= teacher.vocabulary_size(),
               "[cache_teacher] {} windows of {} tokens", header.windows, header.context);
   const int64_t context = header.context;
   PARE_CHECK(teacher.reserve({.sequences = options.sequences, .tokens_per_sequence = context},
@@ -130,16 +137,18 @@ Status cache_teacher(Teacher& teacher, Device device, const TrainingData& data,
       data.inputs_of(first + i, ids.mutable_data<int32_t>() + i * context);
     }
     const Batch batch{.sequences = sequences, .tokens_per_sequence = context};
-    PARE_CHECK(
-        teacher.start({.ids = ids.rows(0, batch.tokens()).on(device), .batch = batch, .windows = windows}));
+    const Tensor chosen = ids.rows(0, batch.tokens());
+    PARE_CHECK(teacher.start(
+        {.ids = device.is_host() ? chosen.on(device) : chosen, .batch = batch, .windows = windows}));
     const int64_t known = (begin_window - first) * context;  // rows
     for (int64_t row = 0; row < batch.tokens(); row += options.chunk_rows) {
       const int64_t end = std::min(batch.tokens(), row + options.chunk_rows);
       if (end <= known) continue;
       PARE_TRY(const TeacherRows rows, teacher.rows(row, end));
-      const int64_t from = std::max(row, known), stride = rows.logits.row_stride();
-      PARE_CHECK(writer.put(writer.next_window(), rows.logits.data<float>() + (from - row) * stride,
-                            end - from, stride));
+      PARE_TRY(const Tensor logits, in_host_memory(rows.logits));
+      const int64_t from = std::max(row, known), stride = logits.row_stride();
+      PARE_CHECK(
+          writer.put(writer.next_window(), logits.data<float>() + (from - row) * stride, end - from, stride));
     }
     if (options.advance) options.advance(first + sequences - begin_window);
     const bool stops = interrupted();

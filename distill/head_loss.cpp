@@ -3,9 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstring>
 
 #include "engine/core/parallel.h"
+#include "engine/tensor/transfer.h"
 
 namespace pare {
 namespace {
@@ -33,21 +33,30 @@ Status check_targets(const Tensor& targets, int64_t real_columns) {
   return {};
 }
 
-// Buffers of one chunk.
-struct Chunk {
-  Tensor normed, logits, targets, cross_entropy, divergence;
+// Of all rows of a batch, so that nothing waits between chunks.
+struct Rows {
+  Tensor targets, cross_entropy, divergence;
 };
 
-Chunk take_chunk(int64_t rows, int64_t channels, int64_t vocabulary, Workspace& workspace) {
-  return {.normed = workspace.take(DType::f32, {rows, channels}),
-          .logits = workspace.take(DType::f32, {rows, vocabulary}),
-          .targets = workspace.take(DType::i32, {rows}),
-          .cross_entropy = workspace.take(DType::f64, {rows}),
-          .divergence = workspace.take(DType::f64, {rows})};
+Rows take_rows(int64_t tokens, Workspace& workspace) {
+  return {.targets = workspace.take(DType::i32, {tokens}),
+          .cross_entropy = workspace.take(DType::f64, {tokens}),
+          .divergence = workspace.take(DType::f64, {tokens})};
 }
 
-void fill_zeros(Tensor& rows) {
-  std::memset(rows.mutable_raw(), 0, rows.size_bytes());
+Result<LossSums> summed(const Rows& rows, const Tensor& targets) {
+  const Device device = rows.targets.device();
+  const Device host = device.is_host() ? device : Device::cpu();
+  PARE_TRY(const Tensor cross_entropy, moved(rows.cross_entropy, host));
+  PARE_TRY(const Tensor divergence, moved(rows.divergence, host));
+  LossSums sums;
+  for (int64_t i = 0; i < targets.numel(); ++i) {
+    if (targets.data<int32_t>()[i] < 0) continue;
+    sums.cross_entropy += cross_entropy.data<double>()[i];
+    sums.divergence += divergence.data<double>()[i];
+    ++sums.tokens;
+  }
+  return sums;
 }
 
 }  // namespace
@@ -77,16 +86,16 @@ void LossSums::add(const LossSums& other) {
   tokens += other.tokens;
 }
 
-size_t head_loss_bytes(const HeadParts& head, int64_t chunk_rows) {
+size_t head_loss_bytes(const HeadParts& head, int64_t chunk_rows, int64_t tokens) {
   const int64_t channels = head.head.in(), vocabulary = head.head.out();
+  const size_t rows =
+      Workspace::bytes_for(DType::i32, {tokens}) + 2 * Workspace::bytes_for(DType::f64, {tokens});
   const size_t chunk = Workspace::bytes_for(DType::f32, {chunk_rows, channels}) +
-                       Workspace::bytes_for(DType::f32, {chunk_rows, vocabulary}) +
-                       Workspace::bytes_for(DType::i32, {chunk_rows}) +
-                       2 * Workspace::bytes_for(DType::f64, {chunk_rows});
+                       Workspace::bytes_for(DType::f32, {chunk_rows, vocabulary});
   const size_t backward =
       Workspace::bytes_for(DType::f32, {chunk_rows, channels}) +
       std::max(head.head.backward_workspace_bytes(chunk_rows), Norm::backward_workspace_bytes(chunk_rows));
-  return chunk + std::max(head.head.workspace_bytes(chunk_rows), backward);
+  return rows + chunk + std::max(head.head.workspace_bytes(chunk_rows), backward);
 }
 
 Result<LossSums> run_head_loss(const HeadParts& head, const HeadLossRun& run, const Tensor& hidden,
@@ -105,39 +114,36 @@ Result<LossSums> run_head_loss(const HeadParts& head, const HeadLossRun& run, co
   const ops::LossRowsOptions options =
       rows_options(run.config, real_columns, head.softcap, run.gradient_scale);
 
-  LossSums sums;
+  const Workspace::Scope rows_scope(workspace);
+  const Rows all = take_rows(tokens, workspace);
+  PARE_CHECK(copy_into(targets.reshaped({tokens}), all.targets));
   for (int64_t begin = 0; begin < tokens; begin += run.chunk_rows) {
     const int64_t end = std::min(begin + run.chunk_rows, tokens);
     Tensor dx = wants_gradient ? dhidden.rows(begin, end) : Tensor();
     if (!has_target(targets, begin, end)) {
-      if (wants_gradient) fill_zeros(dx);
+      if (wants_gradient) clear(dx);
       continue;
     }
     const Workspace::Scope scope(workspace);
     const Tensor x = hidden.rows(begin, end);
-    Chunk chunk = take_chunk(end - begin, channels, vocabulary, workspace);
-    head.norm.forward(x, chunk.normed);
-    head.head.multiply(chunk.normed, /*accumulate=*/false, chunk.logits, workspace);
-    if (head.softcap > 0.0f) ops::softcap(chunk.logits, head.softcap);
+    Tensor normed = workspace.take(DType::f32, {end - begin, channels});
+    Tensor logits = workspace.take(DType::f32, {end - begin, vocabulary});
+    Tensor cross_entropy = all.cross_entropy.rows(begin, end), divergence = all.divergence.rows(begin, end);
+    head.norm.forward(x, normed);
+    head.head.multiply(normed, /*accumulate=*/false, logits, workspace);
+    if (head.softcap > 0.0f) ops::softcap(logits, head.softcap);
     TeacherRows rows;
     if (teacher != nullptr) {
       PARE_TRY(rows, teacher->rows(begin, end));
     }
-    std::memcpy(chunk.targets.mutable_raw(), targets.rows(begin, end).raw(), chunk.targets.size_bytes());
-    ops::loss_rows(chunk.logits, rows.logits, rows.top_ids, rows.top_log_probs, chunk.targets, options,
-                   chunk.cross_entropy, chunk.divergence);
-    for (int64_t i = 0; i < end - begin; ++i) {
-      if (chunk.targets.data<int32_t>()[i] < 0) continue;
-      sums.cross_entropy += chunk.cross_entropy.data<double>()[i];
-      sums.divergence += chunk.divergence.data<double>()[i];
-      ++sums.tokens;
-    }
+    ops::loss_rows(logits, rows.logits, rows.top_ids, rows.top_log_probs, all.targets.rows(begin, end),
+                   options, cross_entropy, divergence);
     if (!wants_gradient) continue;
     Tensor dnormed = workspace.take(DType::f32, {end - begin, channels});
-    head.head.backward(chunk.normed, chunk.logits, /*accumulate=*/false, &dnormed, workspace);
+    head.head.backward(normed, logits, /*accumulate=*/false, &dnormed, workspace);
     head.norm.backward(x, dnormed, /*accumulate=*/false, dx, workspace);
   }
-  return sums;
+  return summed(all, targets);
 }
 
 }  // namespace pare

@@ -48,8 +48,9 @@ struct LossSums {
   void add(const LossSums& other);
 };
 
-// Scratch bytes of run() for chunks of this many rows, without the teacher's.
-size_t head_loss_bytes(const HeadParts& head, int64_t chunk_rows);
+// Scratch bytes of run_head_loss() for batches of this many tokens in chunks of this many rows, without the
+// teacher's.
+size_t head_loss_bytes(const HeadParts& head, int64_t chunk_rows, int64_t tokens);
 
 struct HeadLossRun {
   const LossConfig& config;
@@ -59,9 +60,10 @@ struct HeadLossRun {
   float gradient_scale = 1.0f;
 };
 
-// hidden f32 [tokens, channels]: the output of the last block; targets i32 [tokens]. dhidden: overwritten;
-// undefined: no gradient is wanted and none is added to norm and head. Exit 3 (CF33) for a target outside the
-// real ids; errors of the teacher. Losses that are not finite are the caller's to check.
+// hidden f32 [tokens, channels]: the output of the last block; targets i32 [tokens], in host memory. Losses
+// are read back once, after the last chunk. dhidden: overwritten; undefined: no gradient is wanted and none
+// is added to norm and head. Exit 3 (CF33) for a target outside the real ids; errors of the teacher. Losses
+// that are not finite are the caller's to check.
 Result<LossSums> run_head_loss(const HeadParts& head, const HeadLossRun& run, const Tensor& hidden,
                                const Tensor& targets, Tensor& dhidden, Workspace& workspace);
 

@@ -1,21 +1,13 @@
 #include <algorithm>
-#include <cstring>
 #include <optional>
 #include <utility>
 
 #include "distill/teacher.h"
-#include "engine/core/parallel.h"
+#include "engine/tensor/transfer.h"
 #include "engine/tensor/workspace.h"
 
 namespace pare {
 namespace {
-
-void copy(const Tensor& from, Tensor& to) {
-  constexpr int64_t kBytesAtOnce = 1 << 18;
-  parallel_ranges(int64_t(from.size_bytes()), kBytesAtOnce, [&](int64_t begin, int64_t end) {
-    std::memcpy(to.mutable_raw() + begin, from.raw() + begin, size_t(end - begin));
-  });
-}
 
 class LiveTeacher : public Teacher {
  public:
@@ -73,8 +65,10 @@ class LiveTeacher : public Teacher {
     kept_scope_.reset();
     kept_scope_.emplace(*kept_);
     attention_.clear();
-    PARE_CHECK(model_->embed(given.ids.on(model_->device()), batch, rows_, *workspace_));
-    keep_hidden(0);
+    const Device device = model_->device();
+    const Tensor ids = device.is_host() ? given.ids.on(device) : given.ids;
+    PARE_CHECK(model_->embed(ids, batch, rows_, *workspace_));
+    PARE_CHECK(keep_hidden(0));
     for (int index = 0; index < block_count(); ++index) {
       if (one_block_) PARE_CHECK(model_->load_block(index));
       if (is_wanted(needs_.attention, index)) {
@@ -84,7 +78,7 @@ class LiveTeacher : public Teacher {
       }
       PARE_CHECK(model_->run_block(index, batch, rows_, nullptr, *workspace_));
       if (one_block_) model_->drop_block(index);
-      keep_hidden(index + 1);
+      PARE_CHECK(keep_hidden(index + 1));
     }
     return {};
   }
@@ -112,11 +106,11 @@ class LiveTeacher : public Teacher {
     PARE_ASSERT(found != list.end(), "[teacher] nobody asked for {}", index);
     return size_t(found - list.begin());
   }
-  void keep_hidden(int index) {
-    if (!is_wanted(needs_.hidden, index)) return;
+  Status keep_hidden(int index) {
+    if (!is_wanted(needs_.hidden, index)) return {};
     const size_t at = place(needs_.hidden, index);
     rows_of_hidden_[at] = hidden_[at].rows(0, rows_.size(0));
-    copy(rows_, rows_of_hidden_[at]);
+    return copy_into(rows_, rows_of_hidden_[at]);
   }
 
   std::unique_ptr<Model> model_;

@@ -4,11 +4,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <utility>
 
 #include "distill/parameter_pieces.h"
 #include "engine/tensor/training_ops.h"
+#include "engine/tensor/transfer.h"
 
 namespace pare {
 namespace {
@@ -84,11 +84,17 @@ struct Optimizer::State {
   struct Moments {
     Tensor first, second;
   };
+  // The mask of one piece where its values are. A new mask is a new object.
+  struct PieceMask {
+    std::shared_ptr<const Mask> source;  // of the parameter
+    std::optional<Mask> mask;
+  };
   ParameterList parameters;
   OptimizerConfig config;
   GradientExchange* exchange = nullptr;
   std::vector<ParameterPiece> pieces;
   std::vector<Moments> moments;  // of pieces
+  std::vector<PieceMask> masks;  // of pieces
   int64_t steps = 0;
 
   bool owns(const ParameterPiece& piece) const {
@@ -96,7 +102,9 @@ struct Optimizer::State {
   }
   bool has_first() const { return config.kind == OptimizerKind::adamw || config.momentum > 0.0; }
   bool has_second() const { return config.kind == OptimizerKind::adamw; }
-  void update(const ParameterPiece& piece, Moments& moments, double lr, double scale) const;
+  Status refresh_masks();
+  const Mask* mask_of(size_t piece) const { return masks[piece].mask ? &*masks[piece].mask : nullptr; }
+  void update(double lr, double scale);
   Status save(TrainerState& state, const char* prefix, Tensor Moments::*which);
   Status restore(const TrainerState& state, const char* prefix, Tensor Moments::*which);
 };
@@ -126,6 +134,8 @@ Result<std::unique_ptr<Optimizer>> Optimizer::make(ParameterList parameters, con
     }
     state.moments.push_back(std::move(moments));
   }
+  state.masks.resize(state.pieces.size());
+  PARE_CHECK(state.refresh_masks());
   return optimizer;
 }
 
@@ -147,46 +157,75 @@ const ParameterList& Optimizer::parameters() const {
   return state_->parameters;
 }
 
-double Optimizer::gradient_norm(double scale) {
-  double sum = 0.0;
-  for (const auto& parameter : state_->parameters) {
-    if (parameter->mask) apply_mask(*parameter->mask, parameter->gradient);
-    sum += ops::sum_of_squares(parameter->gradient);
+Status Optimizer::State::refresh_masks() {
+  for (size_t i = 0; i < pieces.size(); ++i) {
+    PieceMask& known = masks[i];
+    if (known.source == pieces[i].parameter->mask) continue;
+    known.mask = pieces[i].mask();
+    const Device device = pieces[i].parameter->value.device();
+    if (known.mask && !device.is_host()) {
+      PARE_TRY(Tensor bits, moved(known.mask->bits(), device));
+      known.mask.emplace(std::move(bits), known.mask->out(), known.mask->in());
+    }
+    known.source = pieces[i].parameter->mask;
   }
-  return std::sqrt(sum) * std::abs(scale);
+  return {};
 }
 
-void Optimizer::State::update(const ParameterPiece& piece, Moments& own, double lr, double scale) const {
-  using Kind = Parameter::Kind;
-  const Kind kind = piece.parameter->kind;
-  const bool decays =
-      kind == Kind::matrix || kind == Kind::adapter || (kind == Kind::embedding && config.decays_embeddings);
-  const double rate = kind == Kind::step ? lr * config.step_rate : lr;
-  const std::optional<Mask> mask = piece.mask();
-  Tensor value = piece.value();
-  if (config.kind == OptimizerKind::sgd) {
-    ops::sgd(value, own.first, piece.gradient(), mask ? &*mask : nullptr,
-             {.gradient_scale = float(scale),
-              .lr = float(rate),
-              .momentum = float(config.momentum),
-              .decay = decays ? float(config.decay) : 0.0f});
-    return;
+Result<double> Optimizer::gradient_norm(double scale) {
+  State& state = *state_;
+  PARE_CHECK(state.refresh_masks());
+  for (size_t i = 0; i < state.pieces.size(); ++i) {
+    Tensor gradient = state.pieces[i].gradient();
+    if (const Mask* mask = state.mask_of(i)) ops::apply_mask(*mask, gradient);
   }
-  ops::adamw(value, own.first, own.second, piece.gradient(), mask ? &*mask : nullptr,
-             {.gradient_scale = float(scale),
-              .lr = float(rate),
-              .beta1 = float(config.beta1),
-              .beta2 = float(config.beta2),
-              .eps = float(config.eps),
-              .decay = decays ? float(config.decay) : 0.0f,
-              .step = steps});
+  std::vector<Tensor> gradients;
+  gradients.reserve(state.parameters.size());
+  for (const auto& parameter : state.parameters) gradients.push_back(parameter->gradient);
+  return std::sqrt(ops::sum_of_squares(gradients)) * std::abs(scale);
+}
+
+// AdamW of all pieces in one call, which is one launch on a GPU.
+void Optimizer::State::update(double lr, double scale) {
+  using Kind = Parameter::Kind;
+  std::vector<ops::AdamWItem> items;
+  for (size_t i = 0; i < pieces.size(); ++i) {
+    if (!owns(pieces[i])) continue;
+    const Kind kind = pieces[i].parameter->kind;
+    const bool decays = kind == Kind::matrix || kind == Kind::adapter ||
+                        (kind == Kind::embedding && config.decays_embeddings);
+    const double rate = kind == Kind::step ? lr * config.step_rate : lr;
+    const float decay = decays ? float(config.decay) : 0.0f;
+    Tensor value = pieces[i].value();
+    if (config.kind == OptimizerKind::sgd) {
+      ops::sgd(value, moments[i].first, pieces[i].gradient(), mask_of(i),
+               {.gradient_scale = float(scale),
+                .lr = float(rate),
+                .momentum = float(config.momentum),
+                .decay = decay});
+      continue;
+    }
+    items.push_back({.w = value,
+                     .m = moments[i].first,
+                     .v = moments[i].second,
+                     .gradient = pieces[i].gradient(),
+                     .mask = mask_of(i),
+                     .step = {.gradient_scale = float(scale),
+                              .lr = float(rate),
+                              .beta1 = float(config.beta1),
+                              .beta2 = float(config.beta2),
+                              .eps = float(config.eps),
+                              .decay = decay,
+                              .step = steps}});
+  }
+  ops::adamw_list(items);
 }
 
 Status Optimizer::step(double lr, double scale) {
   State& state = *state_;
+  PARE_CHECK(state.refresh_masks());
   ++state.steps;
-  for (size_t i = 0; i < state.pieces.size(); ++i)
-    if (state.owns(state.pieces[i])) state.update(state.pieces[i], state.moments[i], lr, scale);
+  state.update(lr, scale);
   if (!state.config.shards_states || state.exchange->size() == 1) return {};
   for (const ParameterPiece& piece : state.pieces) {
     PARE_CHECK(state.exchange->broadcast(floats_of(piece.value()), piece.owner));
@@ -194,15 +233,18 @@ Status Optimizer::step(double lr, double scale) {
   return {};
 }
 
-void Optimizer::apply_masks() {
-  for (size_t i = 0; i < state_->pieces.size(); ++i) {
-    const std::optional<Mask> mask = state_->pieces[i].mask();
-    if (!mask) continue;
-    Tensor value = state_->pieces[i].value();
-    apply_mask(*mask, value);
-    for (Tensor* tensor : {&state_->moments[i].first, &state_->moments[i].second})
-      if (tensor->defined()) apply_mask(*mask, *tensor);
+Status Optimizer::apply_masks() {
+  State& state = *state_;
+  PARE_CHECK(state.refresh_masks());
+  for (size_t i = 0; i < state.pieces.size(); ++i) {
+    const Mask* mask = state.mask_of(i);
+    if (mask == nullptr) continue;
+    Tensor value = state.pieces[i].value();
+    ops::apply_mask(*mask, value);
+    for (Tensor* tensor : {&state.moments[i].first, &state.moments[i].second})
+      if (tensor->defined()) ops::apply_mask(*mask, *tensor);
   }
+  return {};
 }
 
 // Pieces of one parameter follow each other, so that it can be put together before the next begins.
@@ -212,15 +254,17 @@ Status Optimizer::State::save(TrainerState& state, const char* prefix, Tensor Mo
     const auto& parameter = pieces[i].parameter;
     const std::string name = fmt::format("{}:{}", prefix, parameter->name);
     if (!collects) {
-      if (exchange->is_first())
-        state.tensors.push_back({name, (moments[i].*which).reshaped(parameter->value.shape())});
+      if (exchange->is_first()) {
+        PARE_TRY(const Tensor whole, in_host_memory(moments[i].*which));
+        state.tensors.push_back({name, whole.reshaped(parameter->value.shape())});
+      }
       ++i;
       continue;
     }
     PARE_TRY(Tensor whole, Tensor::allocate(DType::f32, parameter->value.shape()));
     for (; i < pieces.size() && pieces[i].parameter == parameter; ++i) {
       const Tensor part = pieces[i].slice_of(whole);
-      if (owns(pieces[i])) std::memcpy(part.mutable_raw(), (moments[i].*which).raw(), part.size_bytes());
+      if (owns(pieces[i])) PARE_CHECK(copy_into(moments[i].*which, part));
       PARE_CHECK(exchange->broadcast(floats_of(part), pieces[i].owner));
     }
     if (exchange->is_first()) state.tensors.push_back({name, std::move(whole)});
@@ -242,8 +286,7 @@ Status Optimizer::State::restore(const TrainerState& state, const char* prefix, 
                                                      parameter->value.shape(), *exchange));
     for (; i < pieces.size() && pieces[i].parameter == parameter; ++i) {
       if (!owns(pieces[i])) continue;
-      const Tensor part = pieces[i].slice_of(whole);
-      std::memcpy((moments[i].*which).mutable_raw(), part.raw(), part.size_bytes());
+      PARE_CHECK(copy_into(pieces[i].slice_of(whole), moments[i].*which));
     }
   }
   return {};

@@ -62,12 +62,12 @@ class Optimizer {
   const ParameterList& parameters() const;
 
   // Gradients of removed weights become zero; then sqrt(sum (gradient * scale)^2) over everything, in double.
-  // Infinite or NaN when a gradient is.
-  double gradient_norm(double scale);
+  // Infinite or NaN when a gradient is, or when a GPU broke off (its next wait tells). Exit 6.
+  Result<double> gradient_norm(double scale);
   // One update with gradients * scale. With shards every rank gets the others' weights. Exit 5.
   Status step(double lr, double scale);
-  // Weights and moments that a mask removes become zero: after masks changed between steps.
-  void apply_masks();
+  // Weights and moments that a mask removes become zero: after masks changed between steps. Exit 6.
+  Status apply_masks();
 
   // Moments by name: "m:<parameter>", "v:<parameter>"; steps() in the JSON. Complete on rank 0, empty on
   // others. Collective. Exit 5, 6.

@@ -2,12 +2,10 @@
 
 #include <algorithm>
 
-#include "engine/core/parallel.h"
+#include "engine/tensor/transfer.h"
 
 namespace pare {
 namespace {
-
-constexpr int64_t kMaskRows = 64;
 
 // Where share `share` of `owners` begins among `total` elements.
 int64_t share_begin(int64_t total, int share, int owners) {
@@ -49,16 +47,13 @@ std::vector<ParameterPiece> cut_parameters(const ParameterList& parameters, int 
   return pieces;
 }
 
+Result<Tensor> in_host_memory(const Tensor& tensor) {
+  return moved(tensor, tensor.device().is_host() ? tensor.device() : Device::cpu());
+}
+
 std::span<float> floats_of(const Tensor& tensor) {
   PARE_ASSERT(tensor.is_contiguous() && tensor.device().is_host(), "[pieces] {}", tensor.shape().text());
   return {tensor.mutable_data<float>(), size_t(tensor.numel())};
-}
-
-void apply_mask(const Mask& mask, Tensor& tensor) {
-  parallel_ranges(mask.out(), kMaskRows, [&](int64_t begin, int64_t end) {
-    Tensor rows = tensor.rows(begin, end);
-    Mask(mask.bits().rows(begin, end), end - begin, mask.in()).apply(rows);
-  });
 }
 
 Result<Tensor> restored_everywhere(const TrainerState& state, const std::string& name, const Shape& shape,

@@ -29,11 +29,10 @@ struct ParameterPiece {
 // other. Empty pieces are left out, and so are parameters without elements.
 std::vector<ParameterPiece> cut_parameters(const ParameterList& parameters, int owners);
 
+// The tensor itself, or a copy of one on a GPU. Exit 6.
+Result<Tensor> in_host_memory(const Tensor& tensor);
 // The elements of a contiguous f32 tensor in host memory.
 std::span<float> floats_of(const Tensor& tensor);
-
-// Mask::apply on several threads; tensor f32 of the mask's shape, contiguous.
-void apply_mask(const Mask& mask, Tensor& tensor);
 
 // The tensor of this name in the state of rank 0, on every rank. Exit 3 (rank 0), 5, 6.
 Result<Tensor> restored_everywhere(const TrainerState& state, const std::string& name, const Shape& shape,

@@ -2,16 +2,19 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cfloat>
 #include <cmath>
-#include <cstring>
 #include <utility>
 #include <vector>
 
 #include "distill/input_rounding.h"
+#include "distill/parameter_pieces.h"
 #include "engine/core/parallel.h"
 #include "engine/core/text.h"
 #include "engine/tensor/float_formats.h"
 #include "engine/tensor/integer_product.h"
+#include "engine/tensor/training_ops.h"
+#include "engine/tensor/transfer.h"
 
 namespace pare {
 namespace {
@@ -38,11 +41,11 @@ class FakeQuantizer final : public WeightTransform {
   int64_t out() const { return scales_.size(0); }
   int64_t groups() const { return scales_.size(1); }
   float zero(int64_t group) const {
-    return zeros_.defined() && group < zeros_.numel() ? zeros_.data<float>()[group] : 0.0f;
+    return host_zeros_.defined() && group < host_zeros_.numel() ? host_zeros_.data<float>()[group] : 0.0f;
   }
   Status refresh_scales();
   // Codes as they are stored, of one row.
-  void encode_row(const float* weights, int64_t row, uint8_t* codes) const;
+  void encode_row(const float* weights, const float* steps, int64_t row, uint8_t* codes) const;
 
   std::string name_;
   QuantScheme scheme_;
@@ -51,13 +54,18 @@ class FakeQuantizer final : public WeightTransform {
   bool learns_steps_ = true;
   float step_gradient_ = 1.0f;
   std::shared_ptr<Parameter> steps_;
-  Tensor scales_;   // f32 [out, groups]: the steps as they are stored
-  Tensor zeros_;    // the same, or undefined
+  Tensor scales_;  // f32 [out, groups]: the steps as they are stored
+  Tensor zeros_;   // the same, or undefined
+  Tensor host_zeros_;
   Tensor dscales_;  // f32 [out, 1]: with one step for all rows, their shares of its gradient
   std::optional<InputRounding> inputs_;
 };
 
-// [rows, groups] of a grid of one element.
+Error step_not_finite(const std::string& name) {
+  return Error{.exit = Exit::numeric, .where = quote(name), .what = "a step of the grid is not finite"};
+}
+
+// [rows, groups] of a grid of one element, in host memory.
 Result<Tensor> expanded(const Tensor& one, int64_t rows) {
   PARE_TRY(Tensor all, Tensor::allocate(DType::f32, {rows, 1}, one.device()));
   std::fill_n(all.mutable_data<float>(), rows, one.data<float>()[0]);
@@ -77,18 +85,26 @@ Result<std::unique_ptr<WeightTransform>> FakeQuantizer::make(const std::string& 
   const int64_t sharing = self.has_one_step() ? master.numel() : std::min(self.group_width_, self.in_);
   self.step_gradient_ =
       float(1.0 / std::sqrt(double(std::max<int64_t>(1, sharing)) * double(self.range_.high)));
+  const Device device = master.device();
+  self.host_zeros_ = grid.zeros;
   if (self.has_one_step()) {
-    PARE_TRY(self.scales_, expanded(grid.scales, master.size(0)));
-    PARE_TRY(self.dscales_, Tensor::allocate(DType::f32, self.scales_.shape(), master.device()));
+    PARE_TRY(self.scales_, Tensor::allocate(DType::f32, {master.size(0), 1}, device));
+    PARE_TRY(self.dscales_, Tensor::allocate(DType::f32, {master.size(0), 1}, device));
     if (grid.zeros.defined()) {
-      PARE_TRY(self.zeros_, expanded(grid.zeros, master.size(0)));
+      PARE_TRY(self.host_zeros_, expanded(grid.zeros, master.size(0)));
     }
   } else {
-    PARE_TRY(self.scales_, Tensor::allocate(DType::f32, grid.scales.shape(), master.device()));
-    self.zeros_ = std::move(grid.zeros);
+    PARE_TRY(self.scales_, Tensor::allocate(DType::f32, grid.scales.shape(), device));
   }
-  PARE_TRY(self.steps_, Parameter::make(name + ":scales", Parameter::Kind::step, std::move(grid.scales)));
+  PARE_TRY(self.zeros_, moved(self.host_zeros_, device));
+  PARE_TRY(Tensor steps, moved(grid.scales, device));
+  PARE_TRY(self.steps_, Parameter::make(name + ":scales", Parameter::Kind::step, std::move(steps)));
   if (options.activation) {
+    if (!device.is_host())
+      return Error{.exit = Exit::unsupported,
+                   .where = quote(name),
+                   .what = "rounded inputs are trained on hosts only; use --device cpu",
+                   .got = device.name()};
     PARE_CHECK(check_integer_product(options.scheme, *options.activation, /*has_group_index=*/false));
     PARE_TRY(InputRounding rounding, InputRounding::make(name, *options.activation, self.in_));
     self.inputs_ = std::move(rounding);
@@ -98,8 +114,13 @@ Result<std::unique_ptr<WeightTransform>> FakeQuantizer::make(const std::string& 
 }
 
 // The steps themselves are brought back into what can be stored: one that left it would have to come back as
-// far.
+// far. On a GPU nothing is read back: a step that is not finite makes the next loss NaN, which ends the run.
 Status FakeQuantizer::refresh_scales() {
+  if (!scales_.device().is_host()) {
+    ops::bound_steps(bounded_step(scheme_.scale_dtype, 0.0f), bounded_step(scheme_.scale_dtype, FLT_MAX),
+                     scheme_.scale_dtype, steps_->value, scales_);
+    return {};
+  }
   float* steps = steps_->value.mutable_data<float>();
   float* scales = scales_.mutable_data<float>();
   std::atomic<bool> is_finite = true;
@@ -110,8 +131,7 @@ Status FakeQuantizer::refresh_scales() {
       if (!has_one_step()) scales[i] = stored_step(scheme_.scale_dtype, steps[i]);
     }
   });
-  if (!is_finite)
-    return Error{.exit = Exit::numeric, .where = quote(name_), .what = "a step of the grid is not finite"};
+  if (!is_finite) return step_not_finite(name_);
   if (has_one_step()) std::fill_n(scales, out(), stored_step(scheme_.scale_dtype, steps[0]));
   return {};
 }
@@ -128,10 +148,15 @@ Status FakeQuantizer::forward(const Tensor& master, Tensor& effective) {
 void FakeQuantizer::backward(const Tensor& master, const Tensor& deffective, Tensor& dmaster) {
   Tensor dscales;
   if (learns_steps_) dscales = has_one_step() ? dscales_ : steps_->gradient;
-  if (learns_steps_ && has_one_step()) std::memset(dscales.mutable_raw(), 0, dscales.size_bytes());
+  if (learns_steps_ && has_one_step()) clear(dscales);
   ops::fake_quantize_backward(master, scales_, zeros_, group_width_, range_, step_gradient_, deffective,
                               dmaster, dscales);
   if (!learns_steps_ || !has_one_step()) return;
+  if (!dscales.device().is_host()) {
+    Tensor all = steps_->gradient.reshaped({1});
+    ops::column_sums(dscales, all);
+    return;
+  }
   double sum = 0.0;
   for (int64_t row = 0; row < out(); ++row) sum += double(dscales.data<float>()[row]);
   float& gradient = steps_->gradient.mutable_data<float>()[0];
@@ -147,12 +172,12 @@ ParameterList FakeQuantizer::parameters() const {
 }
 
 // The arithmetic of ops::fake_quantize, in the same order.
-void FakeQuantizer::encode_row(const float* weights, int64_t row, uint8_t* codes) const {
+void FakeQuantizer::encode_row(const float* weights, const float* steps, int64_t row, uint8_t* codes) const {
   const float shift = scheme_.is_symmetric() ? float(scheme_.symmetric_zero_point()) : 0.0f;
   for (int64_t g = 0; g < groups(); ++g) {
     const int64_t group = row * groups() + g, begin = g * group_width_;
     const int64_t end = std::min(in_, begin + group_width_);
-    const float step = steps_->value.data<float>()[has_one_step() ? 0 : group];
+    const float step = steps[has_one_step() ? 0 : group];
     const float scale = stored_step(scheme_.scale_dtype, step), zero_code = zero(group);
     for (int64_t column = begin; column < end; ++column) {
       // Bounded before it is rounded, which gives the same code and lets the sum round to a whole number.
@@ -166,13 +191,18 @@ void FakeQuantizer::encode_row(const float* weights, int64_t row, uint8_t* codes
 
 Result<WeightData> FakeQuantizer::stored(const Tensor& master) const {
   PARE_ASSERT(master.shape() == Shape({out(), in_}), "[qat] {} is {}", name_, master.shape().text());
-  for (int64_t i = 0; i < master.numel(); ++i) {
-    if (!std::isfinite(master.data<float>()[i]))
+  PARE_TRY(const Tensor weights, in_host_memory(master));
+  PARE_TRY(const Tensor steps, in_host_memory(steps_->value));
+  for (int64_t i = 0; i < weights.numel(); ++i) {
+    if (!std::isfinite(weights.data<float>()[i]))
       return Error{.exit = Exit::numeric, .where = quote(name_), .what = "a weight is not finite"};
+  }
+  for (int64_t i = 0; i < steps.numel(); ++i) {
+    if (!std::isfinite(steps.data<float>()[i])) return step_not_finite(name_);
   }
   PARE_TRY(QuantizedTensor tensor, QuantizedTensor::allocate(scheme_, out(), in_));
   for (int64_t i = 0; i < tensor.scales.numel(); ++i) {
-    const float scale = stored_step(scheme_.scale_dtype, steps_->value.data<float>()[i]);
+    const float scale = stored_step(scheme_.scale_dtype, steps.data<float>()[i]);
     if (scheme_.scale_dtype == DType::f32) {
       tensor.scales.mutable_data<float>()[i] = scale;
     } else {
@@ -184,7 +214,7 @@ Result<WeightData> FakeQuantizer::stored(const Tensor& master) const {
   parallel_ranges(out(), /*grain=*/16, [&](int64_t begin, int64_t end) {
     std::vector<uint8_t> codes(static_cast<size_t>(in_));
     for (int64_t row = begin; row < end; ++row) {
-      encode_row(master.data<float>() + row * in_, row, codes.data());
+      encode_row(weights.data<float>() + row * in_, steps.data<float>(), row, codes.data());
       pack_codes(codes.data(), in_, scheme_.bits,
                  tensor.codes.mutable_data<uint8_t>() + row * scheme_.row_bytes(in_));
     }
@@ -194,30 +224,26 @@ Result<WeightData> FakeQuantizer::stored(const Tensor& master) const {
   return WeightData{.form = std::make_shared<const QuantizedTensor>(std::move(tensor))};
 }
 
-Status check_master(const std::string& name, const Tensor& master) {
+void check_master(const std::string& name, const Tensor& master) {
   PARE_ASSERT(master.defined() && master.dtype() == DType::f32 && master.shape().rank() == 2 &&
                   master.is_contiguous(),
               "[qat] {} is not a matrix of floats", name);
-  if (master.device().is_host()) return {};
-  return Error{.exit = Exit::unsupported,
-               .where = quote(name),
-               .what = "matrices are trained on a grid of codes on hosts only",
-               .got = master.device().name()};
 }
 
 }  // namespace
 
 Result<std::unique_ptr<WeightTransform>> make_fake_quantizer(const std::string& name, const Tensor& master,
                                                              const QatOptions& options) {
-  PARE_CHECK(check_master(name, master));
-  PARE_TRY(StepGrid grid, initial_steps(master, options.scheme, options.step_init, name));
+  check_master(name, master);
+  PARE_TRY(const Tensor values, in_host_memory(master));
+  PARE_TRY(StepGrid grid, initial_steps(values, options.scheme, options.step_init, name));
   return FakeQuantizer::make(name, master, std::move(grid), options);
 }
 
 Result<std::unique_ptr<WeightTransform>> make_fake_quantizer(const std::string& name, const Tensor& master,
                                                              const QuantizedTensor& codes,
                                                              const QatOptions& options) {
-  PARE_CHECK(check_master(name, master));
+  check_master(name, master);
   PARE_CHECK(check_learnable(codes.scheme, name));
   if (codes.group_index.defined()) {
     return Error{.exit = Exit::unsupported,
@@ -235,7 +261,7 @@ Result<std::unique_ptr<WeightTransform>> make_fake_quantizer(const std::string& 
   StepGrid grid;
   PARE_TRY(grid.scales, converted(codes.scales, DType::f32));
   if (codes.zero_points.defined()) {
-    PARE_TRY(grid.zeros, Tensor::allocate(DType::f32, codes.zero_points.shape(), master.device()));
+    PARE_TRY(grid.zeros, Tensor::allocate(DType::f32, codes.zero_points.shape()));
     for (int64_t i = 0; i < grid.zeros.numel(); ++i)
       grid.zeros.mutable_data<float>()[i] = float(codes.zero_points.data<uint8_t>()[i]);
   }

@@ -4,9 +4,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 #include "distill/trainer_parts.h"
+#include "engine/tensor/backend.h"
+#include "engine/tensor/transfer.h"
 
 namespace pare {
 namespace {
@@ -60,7 +61,8 @@ uint64_t Trainer::planned_bytes(const TrainingModel& student, int64_t teacher_co
   const HeadParts head = head_of(student);
   const int64_t rows =
       loss_chunk_rows(largest.tokens(), head.head.out() + teacher_columns, options.loss_bytes);
-  uint64_t bytes = student.activation_bytes(largest, options.keeps_blocks) + head_loss_bytes(head, rows) +
+  uint64_t bytes = student.activation_bytes(largest, options.keeps_blocks) +
+                   head_loss_bytes(head, rows, largest.tokens()) +
                    Optimizer::planned_bytes(student.parameters(), options.optimizer, ranks) +
                    uint64_t(largest.tokens()) * uint64_t(student.config().hidden_size) * sizeof(float);
   if (options.privacy) bytes += uint64_t(student.parameter_count()) * sizeof(float);
@@ -71,6 +73,7 @@ Result<std::unique_ptr<Trainer>> Trainer::make(TrainingModel& student, Teacher* 
                                                const ModelConfig* teacher_config, TrainingData& data,
                                                const TrainerOptions& options, GradientExchange& exchange) {
   PARE_CHECK(options.validate());
+  PARE_CHECK(check_training_device(student.device(), options, exchange.size()));
   if (options.batch % exchange.size() != 0)
     return contradiction("batch", "not a multiple of the processes", options.batch,
                          fmt::format("{}", exchange.size()));
@@ -105,7 +108,7 @@ Result<std::unique_ptr<Trainer>> Trainer::make(TrainingModel& student, Teacher* 
   const int64_t columns = head.head.out() + (state.teacher != nullptr ? state.teacher->logit_columns() : 0);
   state.micro_sequences = largest.sequences;
   state.chunk_rows = loss_chunk_rows(largest.tokens(), columns, options.loss_bytes);
-  student.set_head_bytes(head_loss_bytes(head, state.chunk_rows));
+  student.set_head_bytes(head_loss_bytes(head, state.chunk_rows, largest.tokens()));
   PARE_CHECK(student.reserve(largest, options.keeps_blocks));
   if (state.teacher != nullptr) PARE_CHECK(state.teacher->reserve(largest, state.chunk_rows, needs));
   if (state.intermediate) PARE_CHECK(state.intermediate->reserve(largest));
@@ -181,8 +184,7 @@ Result<StepSums> Trainer::State::plain_gradients() {
   const double gradient_scale = scale.scale / double(std::max<int64_t>(1, sums.tokens));
   student.clear_gradients();
   if (intermediate) {
-    for (const auto& projection : intermediate->parameters())
-      std::memset(projection->gradient.mutable_raw(), 0, projection->gradient.size_bytes());
+    for (const auto& projection : intermediate->parameters()) clear(projection->gradient);
   }
   start_reading();
   for (const SampleRange& range : own_ranges(first)) {
@@ -216,7 +218,8 @@ Result<StepSums> Trainer::State::private_gradients() {
              add_gradients(batch, 1.0 / double(std::max<int64_t>(1, batch.counted_targets))));
     student.finish_gradients();
     sums.loss.add(loss);
-    private_sum->add(clip_factor(optimizer->gradient_norm(1.0), privacy.clip));
+    PARE_TRY(const double norm, optimizer->gradient_norm(1.0));
+    private_sum->add(clip_factor(norm, privacy.clip));
   }
   if (exchange.size() > 1) {
     for (const Tensor& sum : private_sum->sums()) PARE_CHECK(exchange.sum(floats_of(sum)));
@@ -238,7 +241,7 @@ Result<StepReport> Trainer::step() {
     PARE_TRY(const bool changed,
              state.options.update_masks(state.optimizer->steps(), state.student.parameters()));
     if (changed) {
-      state.optimizer->apply_masks();
+      PARE_CHECK(state.optimizer->apply_masks());
       PARE_CHECK(state.student.refresh());
     }
   }
@@ -269,8 +272,9 @@ Result<StepReport> Trainer::step() {
     report.skipped = true;
     return report;
   }
-  report.gradient_norm = state.optimizer->gradient_norm(1.0 / state.scale.scale);
+  PARE_TRY(report.gradient_norm, state.optimizer->gradient_norm(1.0 / state.scale.scale));
   if (!std::isfinite(report.gradient_norm)) {
+    PARE_CHECK(backend_for(state.student.device()).finish());  // a GPU that broke off is another error
     if (state.scale.is_dynamic) {
       PARE_CHECK(state.scale.overflowed(report.step));
     } else {

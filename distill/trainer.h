@@ -64,6 +64,10 @@ struct TrainerOptions {
   Status validate() const;  // exit 2 (CL06)
 };
 
+// What is not done in the memory of a GPU: losses of intermediate states, private gradients, several
+// processes. Exit 4. Trainer::make() asks too; commands ask before they write anything.
+Status check_training_device(Device device, const TrainerOptions& options, int ranks);
+
 struct StepReport {
   int64_t step = 0;            // from 0; a skipped step's number comes again
   double loss = 0.0;           // per token: alpha CE + (1 - alpha) [temperature^2] D + intermediate

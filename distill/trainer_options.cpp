@@ -52,4 +52,22 @@ Status TrainerOptions::validate() const {
   return check_privacy(*this);
 }
 
+Status check_training_device(Device device, const TrainerOptions& options, int ranks) {
+  if (device.is_host()) return {};
+  const auto refused = [&](const char* where, const char* what) {
+    return Error{.exit = Exit::unsupported,
+                 .path = "training",
+                 .where = where,
+                 .what = what,
+                 .got = device.name(),
+                 .limit = "--device cpu",
+                 .limit_label = "expected"};
+  };
+  if (options.intermediate.enabled())
+    return refused("intermediate losses", "hidden states and relations are compared on hosts only");
+  if (options.privacy) return refused("privacy", "differentially private gradients are made on hosts only");
+  if (ranks > 1) return refused("processes", "several processes train together on hosts only");
+  return {};
+}
+
 }  // namespace pare

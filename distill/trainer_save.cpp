@@ -1,9 +1,8 @@
 // The state of a run, out and in.
 #include <fmt/format.h>
 
-#include <cstring>
-
 #include "distill/trainer_parts.h"
+#include "engine/tensor/transfer.h"
 
 namespace pare {
 namespace {
@@ -34,7 +33,8 @@ Status Trainer::save(TrainerState& out) {
     out.json["loss_scale"] = state.scale.scale;
     out.json["good_steps"] = state.scale.good_steps;
     for (const auto& parameter : state.optimizer->parameters()) {
-      out.tensors.push_back({fmt::format("w:{}", parameter->name), parameter->value});
+      PARE_TRY(const Tensor value, in_host_memory(parameter->value));
+      out.tensors.push_back({fmt::format("w:{}", parameter->name), value});
       if (state.options.update_masks && parameter->mask)
         out.tensors.push_back({fmt::format("mask:{}", parameter->name), parameter->mask->bits()});
     }
@@ -64,7 +64,7 @@ Status Trainer::restore(const TrainerState& in) {
   for (const auto& parameter : state.optimizer->parameters()) {
     PARE_TRY(const Tensor value, restored_everywhere(in, fmt::format("w:{}", parameter->name),
                                                      parameter->value.shape(), state.exchange));
-    std::memcpy(parameter->value.mutable_raw(), value.raw(), value.size_bytes());
+    PARE_CHECK(copy_into(value, parameter->value));
     // Which parameters have masks is the same in the saved run: the callback of the same options gave them.
     const std::string mask = fmt::format("mask:{}", parameter->name);
     double has_mask = 0.0;

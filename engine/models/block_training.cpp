@@ -4,11 +4,16 @@
 
 #include "engine/core/parallel.h"
 #include "engine/models/block.h"
+#include "engine/tensor/transfer.h"
 
 namespace pare {
 namespace {
 
 void copy(const Tensor& from, Tensor& to) {
+  if (!from.device().is_host()) {
+    static_cast<void>(copy_into(from, to));  // an error of the device is told at the next wait
+    return;
+  }
   constexpr int64_t kBytesAtOnce = 1 << 18;
   parallel_ranges(int64_t(from.size_bytes()), kBytesAtOnce, [&](int64_t begin, int64_t end) {
     std::memcpy(to.mutable_raw() + begin, from.raw() + begin, size_t(end - begin));

@@ -3,7 +3,6 @@
 #include <fmt/core.h>
 
 #include <algorithm>
-#include <cstring>
 #include <optional>
 #include <set>
 
@@ -12,6 +11,7 @@
 #include "engine/models/loader.h"
 #include "engine/models/weight_training.h"
 #include "engine/tensor/training_ops.h"
+#include "engine/tensor/transfer.h"
 
 namespace pare {
 
@@ -85,6 +85,13 @@ Result<std::unique_ptr<TrainingModel>> TrainingModel::open(std::shared_ptr<const
   PARE_TRY(s.description, describe_model(*s.source));
   const ModelConfig& config = s.description.config;
   const int end = int(config.block_count());
+  for (const BlockConfig& block : config.blocks) {
+    if (device.is_host() || !block.is_mixture()) continue;
+    return Error{.exit = Exit::unsupported,
+                 .path = s.source->path(),
+                 .what = "mixtures of experts are trained on hosts only; use --device cpu",
+                 .got = device.name()};
+  }
   const Loader loader(*s.source, s.description, device, &s.set);
   PARE_TRY(s.embedding,
            loader.weight(Role::embedding, -1, config.tied_head ? WeightUse::both : WeightUse::gather));
@@ -143,8 +150,7 @@ int64_t TrainingModel::parameter_count() const {
 void TrainingModel::clear_gradients() {
   for (const auto& [name, training] : state_->set.matrices) training->clear_gradients();
   for (const auto& parameter : parameters()) {
-    if (!parameter->is_matrix())
-      std::memset(parameter->gradient.mutable_raw(), 0, parameter->gradient.size_bytes());
+    if (!parameter->is_matrix()) clear(parameter->gradient);
   }
 }
 
@@ -246,7 +252,7 @@ Status TrainingModel::forward(const Tensor& ids, const Batch& batch) {
                  .limit = std::to_string(config().vocabulary_size - 1)};
   }
   PARE_CHECK(s.take(batch));
-  std::memcpy(s.ids.mutable_raw(), ids.raw(), ids.size_bytes());
+  PARE_CHECK(copy_into(ids.reshaped({ids.numel()}), s.ids));
   s.embedding.gather(s.ids, float(config().embedding_scale), /*accumulate=*/false, s.hidden[0]);
   if (config().positions == ModelConfig::Positions::learned) {
     const int64_t last = config().position_offset + batch.tokens_per_sequence;
@@ -257,9 +263,11 @@ Status TrainingModel::forward(const Tensor& ids, const Batch& batch) {
                    .what = "sequence longer than the model's table of positions",
                    .got = std::to_string(batch.tokens_per_sequence),
                    .limit = std::to_string(s.positions.out() - config().position_offset)};
-    int32_t* positions = s.position_ids.mutable_data<int32_t>();
+    PARE_TRY(const Tensor positions, Tensor::allocate(DType::i32, {batch.tokens()}));
     for (int64_t i = 0; i < batch.tokens(); ++i)
-      positions[i] = int32_t(config().position_offset + i % batch.tokens_per_sequence);
+      positions.mutable_data<int32_t>()[i] =
+          int32_t(config().position_offset + i % batch.tokens_per_sequence);
+    PARE_CHECK(copy_into(positions, s.position_ids));
     s.positions.gather(s.position_ids, 1.0f, /*accumulate=*/true, s.hidden[0]);
   }
   for (size_t i = 0; i < s.blocks.size(); ++i) {
@@ -316,7 +324,8 @@ Result<WeightData> TrainingModel::stored(const TensorSpec& spec) const {
     return found->second->stored();
   if (const auto found = set.vectors.find(spec.name); found != set.vectors.end()) {
     WeightData data;
-    data.form = found->second->value;
+    const Tensor& value = found->second->value;
+    PARE_TRY(data.form, moved(value, value.device().is_host() ? value.device() : Device::cpu()));
     return data;
   }
   return state_->source->load(spec.name);

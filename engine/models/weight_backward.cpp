@@ -8,28 +8,23 @@
 #include "engine/models/weight.h"
 #include "engine/models/weight_training.h"
 #include "engine/tensor/training_ops.h"
+#include "engine/tensor/transfer.h"
 
 namespace pare {
 namespace {
 
+// On one device.
 void copy_rows(const Tensor& from, Tensor& to) {
+  if (!from.device().is_host()) {
+    static_cast<void>(copy_into(from, to));  // an error of the device is told at the next wait
+    return;
+  }
   constexpr int64_t kRowsAtOnce = 64;
   const size_t bytes = size_t(from.size(1)) * sizeof(float);
   parallel_ranges(from.size(0), kRowsAtOnce, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row)
       std::memcpy(to.mutable_data<float>() + row * to.row_stride(),
                   from.data<float>() + row * from.row_stride(), bytes);
-  });
-}
-
-// The gradient of a bias whose matrix is not trained.
-void add_column_sums(const Tensor& dout, Tensor& dbias) {
-  constexpr int64_t kColumnsAtOnce = 64;
-  parallel_ranges(dout.size(1), kColumnsAtOnce, [&](int64_t begin, int64_t end) {
-    for (int64_t row = 0; row < dout.size(0); ++row) {
-      const float* from = dout.data<float>() + row * dout.row_stride();
-      for (int64_t c = begin; c < end; ++c) dbias.mutable_data<float>()[c] += from[c];
-    }
   });
 }
 
@@ -94,7 +89,7 @@ void Weight::backward(const Tensor& x, const Tensor& dout, bool accumulate, Tens
     if (training_ != nullptr) {
       ops::matmul_weight_backward(x, dout, training_->gradient, bias_gradient, workspace);
     } else if (bias_gradient.defined()) {
-      add_column_sums(dout, bias_gradient);
+      ops::column_sums(dout, bias_gradient);  // the matrix is not trained, its bias is
     }
     if (dx != nullptr) ops::matmul_input_backward(dout, dense_, accumulate, *dx, workspace);
     return;

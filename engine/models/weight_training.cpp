@@ -7,26 +7,12 @@
 #include <utility>
 
 #include "engine/core/assert.h"
-#include "engine/core/parallel.h"
 #include "engine/core/random.h"
+#include "engine/tensor/training_ops.h"
+#include "engine/tensor/transfer.h"
 
 namespace pare {
 namespace {
-
-constexpr int64_t kPiece = 16'384;  // elements
-
-// values becomes to[i] = factor * from[i]
-void scale_into(const Tensor& from, float factor, Tensor& to) {
-  const float* source = from.data<float>();
-  float* target = to.mutable_data<float>();
-  parallel_ranges(from.numel(), kPiece, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) target[i] = factor * source[i];
-  });
-}
-
-void fill_zero(Tensor& tensor) {
-  if (tensor.defined()) std::memset(tensor.mutable_raw(), 0, tensor.size_bytes());
-}
 
 // The kept weights of a matrix that has zeros; null when it has none.
 Result<std::shared_ptr<const Mask>> mask_of_zeros(const Tensor& matrix) {
@@ -44,6 +30,11 @@ Result<std::shared_ptr<const Mask>> mask_of_zeros(const Tensor& matrix) {
   return std::shared_ptr<const Mask>(std::make_shared<Mask>(std::move(mask)));
 }
 
+// What is stored lies in host memory: the tensor itself there, a copy of one on a GPU.
+Result<Tensor> host_copy(const Tensor& tensor) {
+  return moved(tensor, tensor.device().is_host() ? tensor.device() : Device::cpu());
+}
+
 Error codes_error(const TensorSpec& spec, const WeightData& data) {
   return Error{.exit = Exit::unsupported,
                .rule = {},
@@ -54,28 +45,27 @@ Error codes_error(const TensorSpec& spec, const WeightData& data) {
                .limit = {}};
 }
 
-// A copy in f32 that training may change, in the layout of the model.
-Result<Tensor> master_of(const Tensor& stored, bool transposed, Device device) {
+// A copy in f32 that training may change, in the layout of the model; in host memory.
+Result<Tensor> master_of(const Tensor& stored, bool transposed) {
   if (transposed) {
     PARE_TRY(const Tensor turned, pare::transposed(stored));
-    PARE_TRY(const Tensor values, converted(turned, DType::f32));
-    return values.on(device);
+    return converted(turned, DType::f32);
   }
   PARE_TRY(Tensor master, Tensor::allocate(DType::f32, stored.shape()));
   PARE_TRY(const Tensor values, converted(stored, DType::f32));
   std::memcpy(master.mutable_raw(), values.raw(), values.size_bytes());
-  return master.on(device);
+  return master;
 }
 
 // Uniform in +-1 / sqrt(in), as the reference implementation of LoRA starts its first factor (He with slope
 // sqrt 5).
 Result<Tensor> adapter_start(const std::string& name, int64_t rank, int64_t in, const TrainingSet& set) {
-  PARE_TRY(Tensor factor, Tensor::allocate(DType::f32, {rank, in}, set.device));
+  PARE_TRY(Tensor factor, Tensor::allocate(DType::f32, {rank, in}));
   const Random random(set.form.seed, RandomPurpose::initialisation, name);
   const float bound = float(std::sqrt(1.0 / double(in)));
   for (int64_t i = 0; i < factor.numel(); ++i)
     factor.mutable_data<float>()[i] = bound * (2.0f * random.uniform(uint64_t(i)) - 1.0f);
-  return factor;
+  return moved(factor, set.device);
 }
 
 Status add_adapter(const TensorSpec& spec, const WeightData& data, TrainingSet& set,
@@ -88,16 +78,14 @@ Status add_adapter(const TensorSpec& spec, const WeightData& data, TrainingSet& 
     if (spec.transposed) {
       PARE_TRY(base, pare::transposed(base));
     }
-    training.frozen.form = base.on(set.device);
+    PARE_TRY(training.frozen.form, moved(base, set.device));
   } else {
     // The gradient of the input needs values, whatever the form.
-    PARE_TRY(const Tensor base, data.to_dense_tensor());
+    PARE_TRY(Tensor base, data.to_dense_tensor());
     if (data.transposed) {
-      PARE_TRY(Tensor turned, pare::transposed(base));
-      training.frozen.form = turned.on(set.device);
-    } else {
-      training.frozen.form = base.on(set.device);
+      PARE_TRY(base, pare::transposed(base));
     }
+    PARE_TRY(training.frozen.form, moved(base, set.device));
   }
   training.has_frozen = true;
   PARE_TRY(Tensor left, Tensor::allocate(DType::f32, {spec.out(), rank}, set.device));
@@ -112,8 +100,10 @@ Status add_adapter(const TensorSpec& spec, const WeightData& data, TrainingSet& 
 
 Status add_factors(const TensorSpec& spec, const LowRankTensor& tensor, TrainingSet& set,
                    WeightTraining& training) {
-  PARE_TRY(Tensor left, master_of(tensor.left, false, set.device));
-  PARE_TRY(Tensor right, master_of(tensor.right, false, set.device));
+  PARE_TRY(const Tensor left_values, master_of(tensor.left, false));
+  PARE_TRY(const Tensor right_values, master_of(tensor.right, false));
+  PARE_TRY(Tensor left, moved(left_values, set.device));
+  PARE_TRY(Tensor right, moved(right_values, set.device));
   PARE_TRY(training.left, Parameter::make(spec.name + ":left", Parameter::Kind::adapter, std::move(left)));
   PARE_TRY(training.right, Parameter::make(spec.name + ":right", Parameter::Kind::adapter, std::move(right)));
   if (tensor.has_base()) {
@@ -148,18 +138,18 @@ void WeightTransform::backward_inputs(const Tensor&, Tensor&) const {
 }
 
 Status WeightTraining::refresh() {
-  if (is_adapter) scale_into(right->value, adapter_scale, scaled_right);
+  if (is_adapter) ops::scale(right->value, adapter_scale, scaled_right);
   if (matrix == nullptr || !working.defined()) return {};
   Tensor& values = transform != nullptr ? (effective.defined() ? effective : working) : matrix->value;
   if (transform != nullptr) PARE_CHECK(transform->forward(matrix->value, values));
-  if (working.dtype() != DType::f32) convert_into(values, working);
+  if (working.dtype() != DType::f32) ops::round_into(values, working);
   return {};
 }
 
 void WeightTraining::finish_gradients() {
   if (is_adapter) {
     // The product's gradient went to that of scale * right.
-    scale_into(right->gradient, adapter_scale, right->gradient);
+    ops::scale(right->gradient, adapter_scale, right->gradient);
   }
   if (transform == nullptr) return;
   transform->backward(matrix->value, gradient, matrix->gradient);
@@ -167,9 +157,9 @@ void WeightTraining::finish_gradients() {
 
 void WeightTraining::clear_gradients() {
   for (const auto& parameter : {matrix, left, right, bias})
-    if (parameter != nullptr) fill_zero(parameter->gradient);
+    if (parameter != nullptr) clear(parameter->gradient);
   if (transform == nullptr) return;
-  for (const auto& parameter : transform->parameters()) fill_zero(parameter->gradient);
+  for (const auto& parameter : transform->parameters()) clear(parameter->gradient);
 }
 
 Result<WeightData> WeightTraining::stored() const {
@@ -180,19 +170,21 @@ Result<WeightData> WeightTraining::stored() const {
   }
   WeightData data;
   if (!is_factored()) {
-    data.form = matrix->value;
+    PARE_TRY(Tensor values, host_copy(matrix->value));
     if (transposed) {
-      PARE_TRY(Tensor turned, pare::transposed(matrix->value));
-      data.form = turned;
+      PARE_TRY(values, pare::transposed(values));
     }
+    data.form = values;
     return data;
   }
   LowRankTensor tensor;
   tensor.shape = {left->value.size(0), right->value.size(1)};
-  tensor.left = left->value;
-  tensor.right = is_adapter ? scaled_right : right->value;
+  PARE_TRY(tensor.left, host_copy(left->value));
+  PARE_TRY(tensor.right, host_copy(is_adapter ? scaled_right : right->value));
   if (has_frozen) {
-    if (frozen.is_dense()) tensor.base = frozen.dense();
+    if (frozen.is_dense()) {
+      PARE_TRY(tensor.base, host_copy(frozen.dense()));
+    }
     if (frozen.is_quantized()) tensor.base = frozen.quantized();
     if (frozen.is_sparse()) tensor.base = frozen.sparse();
   }
@@ -246,13 +238,14 @@ Result<std::shared_ptr<WeightTraining>> make_weight_training(const TensorSpec& s
   }
   if (data.is_quantized() || (data.is_sparse() && data.sparse()->has_codes())) return codes_error(spec, data);
   PARE_TRY(const Tensor stored, data.to_dense_tensor());
-  PARE_TRY(Tensor master, master_of(stored, spec.transposed, set.device));
+  PARE_TRY(const Tensor values, master_of(stored, spec.transposed));
+  PARE_TRY(Tensor master, moved(values, set.device));
   const Parameter::Kind kind =
       in_block || spec.role == Role::router ? Parameter::Kind::matrix : Parameter::Kind::embedding;
   PARE_TRY(training->matrix, Parameter::make(spec.name, kind, std::move(master)));
   set.parameters.push_back(training->matrix);
   if (in_block && (form.keep_zeros || data.is_sparse())) {
-    PARE_TRY(training->matrix->mask, mask_of_zeros(training->matrix->value));
+    PARE_TRY(training->matrix->mask, mask_of_zeros(values));
   }
   training->gradient = training->matrix->gradient;
   training->working = training->matrix->value;
@@ -276,7 +269,7 @@ Result<std::shared_ptr<WeightTraining>> make_weight_training(const TensorSpec& s
 Result<std::shared_ptr<Parameter>> make_vector_training(const std::string& name, Parameter::Kind kind,
                                                         const Tensor& value, TrainingSet& set) {
   PARE_TRY(Tensor master, Tensor::allocate(DType::f32, value.shape(), value.device()));
-  std::memcpy(master.mutable_raw(), value.raw(), value.size_bytes());
+  PARE_CHECK(copy_into(value, master));
   PARE_TRY(std::shared_ptr<Parameter> parameter, Parameter::make(name, kind, std::move(master)));
   if (set.form.trains ? !set.form.trains(name) : !set.form.train_norms) return std::shared_ptr<Parameter>();
   set.parameters.push_back(parameter);

@@ -133,7 +133,8 @@ class HeadLossTest : public test::TrainingTest {
     HeadParts head = head_of(*student_);
     HeadParts capped{
         .norm = head.norm, .head = head.head, .softcap = softcap, .vocabulary_size = head.vocabulary_size};
-    Workspace workspace = checked(Workspace::reserve(head_loss_bytes(capped, chunk_rows), device_));
+    Workspace workspace =
+        checked(Workspace::reserve(head_loss_bytes(capped, chunk_rows, hidden_.size(0)), device_));
     test::FixedTeacher teacher(teacher_logits_);
     Outcome outcome{.sums = {},
                     .dhidden = test::normals({kTokens, kChannels}, device_, 9)};  // to be overwritten
@@ -219,7 +220,7 @@ TEST_P(HeadLossTest, MaskedRowsCountForNothing) {
 TEST_P(HeadLossTest, TheTeachersOwnLogitsCostNothing) {
   // hidden and head of the student as its own teacher, shifted by a constant per row
   HeadParts head = head_of(*student_);
-  Workspace workspace = checked(Workspace::reserve(head_loss_bytes(head, kTokens), device_));
+  Workspace workspace = checked(Workspace::reserve(head_loss_bytes(head, kTokens, kTokens), device_));
   Tensor normed = checked(Tensor::allocate(DType::f32, hidden_.shape(), device_));
   Tensor logits = checked(Tensor::allocate(DType::f32, {kTokens, kVocabulary}, device_));
   head.norm.forward(hidden_, normed);
@@ -250,7 +251,7 @@ TEST_P(HeadLossTest, WithoutAGradientNothingIsAddedTo) {
   const Outcome outcome = run(LossConfig{}, 8);
   student_->clear_gradients();
   HeadParts head = head_of(*student_);
-  Workspace workspace = checked(Workspace::reserve(head_loss_bytes(head, 8), device_));
+  Workspace workspace = checked(Workspace::reserve(head_loss_bytes(head, 8, hidden_.size(0)), device_));
   test::FixedTeacher teacher(teacher_logits_);
   Tensor none;
   const LossConfig config;
@@ -264,7 +265,7 @@ TEST_P(HeadLossTest, WithoutAGradientNothingIsAddedTo) {
 TEST_P(HeadLossTest, TargetsThatNobodyKnowsAreRefused) {
   targets_.mutable_data<int32_t>()[3] = kVocabulary;
   HeadParts head = head_of(*student_);
-  Workspace workspace = checked(Workspace::reserve(head_loss_bytes(head, 8), device_));
+  Workspace workspace = checked(Workspace::reserve(head_loss_bytes(head, 8, hidden_.size(0)), device_));
   Tensor none;
   const LossConfig config = LossConfig::defaults(LossKind::ce, true);
   const auto result =
