@@ -263,11 +263,7 @@ Status TrainingModel::forward(const Tensor& ids, const Batch& batch) {
                    .what = "sequence longer than the model's table of positions",
                    .got = std::to_string(batch.tokens_per_sequence),
                    .limit = std::to_string(s.positions.out() - config().position_offset)};
-    PARE_TRY(const Tensor positions, Tensor::allocate(DType::i32, {batch.tokens()}));
-    for (int64_t i = 0; i < batch.tokens(); ++i)
-      positions.mutable_data<int32_t>()[i] =
-          int32_t(config().position_offset + i % batch.tokens_per_sequence);
-    PARE_CHECK(copy_into(positions, s.position_ids));
+    ops::positions(config().position_offset, batch.tokens_per_sequence, s.position_ids);
     s.positions.gather(s.position_ids, 1.0f, /*accumulate=*/true, s.hidden[0]);
   }
   for (size_t i = 0; i < s.blocks.size(); ++i) {

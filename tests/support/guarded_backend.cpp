@@ -129,6 +129,9 @@ class GuardedBackend final : public Backend {
   }
 
   PARE_GUARDED(copy_rows, CopyRowsArgs)
+  PARE_GUARDED(positions, PositionsArgs)
+  PARE_GUARDED(gather_rows, GatherRowsArgs)
+  PARE_GUARDED(scatter_rows, ScatterRowsArgs)
   PARE_GUARDED(rms_norm, RmsNormArgs)
   PARE_GUARDED(layer_norm, LayerNormArgs)
   PARE_GUARDED(rotary, RotaryArgs)
