@@ -114,9 +114,11 @@ class DistillJob {
     PARE_TRY(gates_, report_gates(arguments_));
     PARE_TRY(group_, ProcessGroup::join());
     PARE_CHECK(check_names(arguments_));
-    PARE_TRY(limit_, process_limit(common_));
+    PARE_TRY(limit_, process_limit(common_, device_));
     PARE_TRY(models_, open_distill_models(arguments_, common_));
     PARE_TRY(settings_, distill_settings(arguments_, models_.origin, common_.seed));
+    PARE_CHECK(check_distill_device(arguments_, settings_, models_.student_model.config, device_,
+                                    group_->exchange().size()));
     if (settings_.scheme) PARE_CHECK(check_learnable(*settings_.scheme, "--qat"));
     PARE_TRY(data_,
              load_distill_data(arguments_, *models_.student, models_.student_model.config, common_.seed));
@@ -154,7 +156,7 @@ class DistillJob {
       PARE_TRY(planned.cache->header,
                teacher_cache_header(arguments_, models_, data_, settings_.trainer.loss));
     }
-    const uint64_t weights = resident_bytes() + training_weight_bytes(arguments_, models_.student_model);
+    const uint64_t weights = held_bytes(device_) + training_weight_bytes(arguments_, models_.student_model);
     if (weights > limit_) return too_much_memory(limit_, weights, "train with --lora, or raise --max-memory");
     PARE_TRY(const auto student,
              TrainingModel::open(models_.student, device_, training_form(arguments_, settings_)));

@@ -5,8 +5,10 @@
 #include <algorithm>
 #include <vector>
 
+#include "engine/backends/cuda/cuda_backend.h"
 #include "engine/core/memory.h"
 #include "engine/core/text.h"
+#include "engine/tensor/backend.h"
 
 namespace pare::cli {
 namespace {
@@ -23,9 +25,14 @@ std::vector<int64_t> micro_batches(int64_t share, int64_t context) {
 
 }  // namespace
 
-Result<uint64_t> process_limit(const CommonOptions& common) {
+Result<uint64_t> process_limit(const CommonOptions& common, Device device) {
+  if (!device.is_host()) return cuda::memory_use(backend_for(device)).ceiling_bytes;
   PARE_TRY(const uint64_t limit, memory_limit(common));
   return common.max_memory.empty() ? limit + resident_bytes() : limit;
+}
+
+uint64_t held_bytes(Device device) {
+  return device.is_host() ? resident_bytes() : cuda::memory_use(backend_for(device)).held_bytes;
 }
 
 Error too_much_memory(uint64_t limit, uint64_t need, const std::string& remedy) {
@@ -39,7 +46,8 @@ Error too_much_memory(uint64_t limit, uint64_t need, const std::string& remedy) 
 }
 
 Result<MemoryPlan> plan_memory(const DistillArguments& arguments, const MemoryInput& input) {
-  const uint64_t held = resident_bytes() + input.teacher_bytes;
+  const Device device = input.student->device();
+  const uint64_t held = held_bytes(device) + input.teacher_bytes;
   const auto need = [&](int64_t micro_batch, bool keeps_blocks) {
     TrainerOptions options = input.options;
     options.micro_batch = micro_batch;
@@ -69,7 +77,8 @@ Result<MemoryPlan> plan_memory(const DistillArguments& arguments, const MemoryIn
   if (arguments.micro_batch && *arguments.micro_batch > 1) remedy += " or --micro-batch";
   if (arguments.recompute == "off") remedy += ", say --recompute on";
   if (input.teacher_bytes > 0) remedy += ", use --teacher-blocks one-by-one or --cache-teacher";
-  return too_much_memory(input.limit_bytes, least, remedy + ", or raise --max-memory");
+  return too_much_memory(input.limit_bytes, least,
+                         remedy + (device.is_host() ? ", or raise --max-memory" : ", or raise --max-vram"));
 }
 
 }  // namespace pare::cli

@@ -16,7 +16,7 @@ namespace pare::cli {
 struct MemoryPlan {
   int64_t micro_batch = 1;
   bool keeps_blocks = true;
-  uint64_t need_bytes = 0;   // of the whole process
+  uint64_t need_bytes = 0;   // of the whole process, or of the GPU's memory
   bool was_lowered = false;  // below what shapes alone would give
 };
 
@@ -34,9 +34,11 @@ struct MemoryInput {
 // Exit 6 (CL05) with the smallest amount that would do.
 Result<MemoryPlan> plan_memory(const DistillArguments& arguments, const MemoryInput& input);
 
-// The ceiling of the process as --max-memory says it, else 90 % of what is free beside what it holds now.
-// Asked once, before anything large is loaded.
-Result<uint64_t> process_limit(const CommonOptions& common);
+// The ceiling of the process as --max-memory says it, else 90 % of what is free beside what it holds now; of
+// a GPU that of its memory (--max-vram). Asked once, before anything large is loaded.
+Result<uint64_t> process_limit(const CommonOptions& common, Device device);
+// What the process holds now, or what it holds of a GPU's memory.
+uint64_t held_bytes(Device device);
 // Exit 6 (CL05).
 Error too_much_memory(uint64_t limit, uint64_t need, const std::string& remedy);
 

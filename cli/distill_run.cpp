@@ -37,12 +37,13 @@ Status check_fits(const DistillRun& run, uint64_t held) {
   std::string remedy = run.arguments.lora > 0 ? "" : "train with --lora, ";
   if (expected_teacher_bytes(run.arguments, run.models) > 0)
     remedy += "use --cache-teacher or --teacher-blocks one-by-one, ";
-  return too_much_memory(run.limit_bytes, need, remedy + "or raise --max-memory");
+  return too_much_memory(run.limit_bytes, need,
+                         remedy + (run.device.is_host() ? "or raise --max-memory" : "or raise --max-vram"));
 }
 
 Result<Session> open_session(const DistillRun& run, const TrainingPosition& position, int64_t steps) {
   Session session;
-  PARE_CHECK(check_fits(run, resident_bytes()));
+  PARE_CHECK(check_fits(run, held_bytes(run.device)));
   std::map<std::string, ActivationQuant> grids;
   if (run.arguments.qat_activations == "static") {
     PARE_TRY(grids, static_input_grids(run));

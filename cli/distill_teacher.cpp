@@ -54,7 +54,7 @@ struct CachePass {
 // at a time as fit, for every batch reads all weights again.
 Result<CachePass> plan_pass(const DistillArguments& arguments, const DistillModels& models,
                             const Model& model, const TeacherCacheHeader& header, uint64_t limit) {
-  const uint64_t held = resident_bytes();
+  const uint64_t held = held_bytes(model.device());
   const auto need = [&](bool one_by_one, int64_t windows) {
     return held + (one_by_one ? one_by_one_bytes(models) : running_bytes(*models.teacher)) +
            batch_bytes(model, {.sequences = windows, .tokens_per_sequence = header.context});
