@@ -39,8 +39,11 @@ Status install_backends(const std::string& cpu_profile) {
 
 std::string arithmetic_profile() {
   const std::string tuned = tuning_label();
-  return "cpu " + std::string(cpu::isa_name(cpu::best_isa())) + (tuned.empty() ? "" : ", " + tuned) + "; " +
-         factorization_library();
+  std::string text = "cpu " + std::string(cpu::isa_name(cpu::best_isa())) +
+                     (tuned.empty() ? "" : ", " + tuned) + "; " + factorization_library();
+  for (const Backend* backend : installed_backends())
+    if (!backend->device().is_host()) text += "; " + backend->description();
+  return text;
 }
 
 }  // namespace pare::cli

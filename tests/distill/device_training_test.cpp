@@ -183,12 +183,11 @@ TEST_P(DeviceTrainingTest, ZerosStayAndMasksMayGrow) {
 }
 
 TEST_P(DeviceTrainingTest, StepsOfGridsAreLearned) {
-  for (const char* scheme : {"int4-g8-sym", "int4-g8-asym-sf32", "int8-tensor-sf32"}) {
-    const auto parsed = QuantScheme::parse(scheme);
-    if (!parsed) continue;
+  for (const char* scheme : {"int4-g8", "int4-g8-asym-sf32", "int8-tensor-sf32"}) {
+    const QuantScheme parsed = checked(QuantScheme::parse(scheme));
     TrainingForm form;
     form.transform = [&](const std::string& name, const Tensor& master) {
-      return make_fake_quantizer(name, master, {.scheme = *parsed});
+      return make_fake_quantizer(name, master, {.scheme = parsed});
     };
     const auto here = start_run(Device::cpu(), options(LossKind::kl), {.form = form});
     const auto there = start_run(kGpu, options(LossKind::kl), {.form = form});
