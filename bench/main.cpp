@@ -26,6 +26,8 @@ int main(int argc, char** argv) {
   app.add_option("--dirty", options.dirty, "whether they differ from it")
       ->check(CLI::IsMember({"yes", "no"}));
   app.add_flag("--all", options.all, "every case, not only the headline ones");
+  bool on_gpu = false;
+  app.add_flag("--gpu", on_gpu, "the cases on GPU 0, and only these");
   app.add_flag("--list", options.list, "only print the names");
   CLI11_PARSE(app, argc, argv);
 
@@ -35,6 +37,12 @@ int main(int argc, char** argv) {
   const auto add = [&](std::vector<NamedCase> more) {
     cases.insert(cases.end(), std::make_move_iterator(more.begin()), std::make_move_iterator(more.end()));
   };
+  if (on_gpu) {
+    options.threads = {1};
+    add(gpu_product_cases());
+    add(gpu_attention_cases());
+    return run_benchmarks(options, cases);
+  }
   if (!inputs.model.empty()) {
     add(evaluate_cases(inputs));
     add(decode_cases(inputs));

@@ -19,6 +19,7 @@ set(PARE_CUDA_SOURCES
   libraries.cpp
   matmul.cpp
   matmul_backward.cu
+  measure.cu
   memory_pool.cpp
   norm.cu
   packed_floats.cu
