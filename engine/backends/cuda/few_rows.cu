@@ -98,7 +98,7 @@ struct Weights<float, kWide> {
 };
 
 template <typename W, int kRows, bool kWide>
-__global__ void __launch_bounds__(kWarps* kWarp, kWide ? 2 : 1)
+__global__ void __launch_bounds__(kWarps* kWarp, kWide&& kRows < 8 ? 2 : 1)
     few_rows_kernel(MatmulArgs a, int parts, bool rounds) {
   __shared__ float shared_sums[kWarps][kWarp];
   const int lane = int(threadIdx.x) % kWarp, warp = int(threadIdx.x) / kWarp;
