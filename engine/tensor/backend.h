@@ -286,7 +286,7 @@ class Backend {
   virtual void positions(const PositionsArgs&);
   virtual void gather_rows(const GatherRowsArgs&);
   virtual void scatter_rows(const ScatterRowsArgs&);
-  // How far operands of products are rounded, as a share of their size: 0 for float products, 2^-9 where both
+  // How far operands of products are rounded, as a share of their size: 0 for float products, 2^-8 where both
   // become bf16. Sums are always float. The bounds of tolerance.h grow by it.
   virtual double operand_roundoff() const { return 0.0; }
   // In which form a cache of keys and values is fastest here: f32 or bf16.

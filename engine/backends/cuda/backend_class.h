@@ -27,7 +27,7 @@ class CudaBackend final : public Backend {
   void gather_rows(const GatherRowsArgs& a) override;
   void scatter_rows(const ScatterRowsArgs& a) override;
   DType kv_dtype() const override { return context_->math() == MathMode::f32 ? DType::f32 : DType::bf16; }
-  double operand_roundoff() const override { return context_->math() == MathMode::f32 ? 0.0 : 0x1p-9; }
+  double operand_roundoff() const override { return context_->math() == MathMode::f32 ? 0.0 : 0x1p-8; }
 
   void rms_norm(const RmsNormArgs& a) override;  // norm.cu
   void layer_norm(const LayerNormArgs& a) override;
