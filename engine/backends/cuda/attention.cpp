@@ -8,9 +8,17 @@
 namespace pare::cuda {
 namespace {
 
-void run(Context& context, const AttentionArgs& a, AttentionKernel kernel, const AttentionCall& call, bool) {
+void run(Context& context, const AttentionArgs& a, AttentionKernel kernel, const AttentionCall& call,
+         bool is_dependent) {
   const AttentionPlan plan = plan_attention(a, kernel, context.multiprocessors());
-  run_attention_exact(context, call, plan);
+  switch (kernel) {
+    case AttentionKernel::decode:
+      return run_attention_decode(context, call, plan, is_dependent);
+    case AttentionKernel::prefill:
+      return run_attention_prefill(context, call, plan);
+    case AttentionKernel::exact:
+      return run_attention_exact(context, call, plan);
+  }
 }
 
 // With lengths in device memory only the kernels that read them there will do.

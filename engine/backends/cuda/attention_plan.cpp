@@ -24,11 +24,22 @@ size_t aligned(size_t bytes) {
   return (bytes + 255) / 256 * 256;
 }
 
+bool decode_supports(const AttentionArgs& a, MathMode math) {
+  return math == MathMode::bf16 && a.head_dim <= kTensorHeadDim && a.query_tokens <= kDecodeTokens &&
+         a.log_sum_exp == nullptr;
+}
+bool prefill_supports(const AttentionArgs& a, MathMode math) {
+  return math == MathMode::bf16 && a.head_dim <= kTensorHeadDim;
+}
 bool exact_supports(const AttentionArgs&, MathMode) {
   return true;
 }
 
 constexpr std::array kKernels{
+    AttentionKernelRow{AttentionKernel::decode, "decode",
+                       "bf16 products, head_dim <= 256, <= 16 query tokens, no log-sum-exp", decode_supports},
+    AttentionKernelRow{AttentionKernel::prefill, "prefill", "bf16 products, head_dim <= 256",
+                       prefill_supports},
     AttentionKernelRow{AttentionKernel::exact, "exact", "everything; f32 products", exact_supports}};
 
 std::atomic<int> forced{-1};
@@ -53,9 +64,9 @@ void plan_prefill(const AttentionArgs& a, AttentionPlan& plan) {
   plan.padded_head_dim = tensor_head_dim(a.head_dim);
   // 32 rows of a warp use every fragment of keys and values twice; 256 columns of 32 rows would not fit its
   // registers
-  plan.tile_rows = plan.padded_head_dim <= 128 ? 128 : 64;
+  plan.tile_rows = prefill_rows(plan.padded_head_dim);
   const auto pitch_bytes = size_t(plan.padded_head_dim + 8) * 2;
-  plan.shared_bytes = (size_t(plan.tile_rows) + 2 * size_t{kPrefillKeys}) * pitch_bytes;
+  plan.shared_bytes = (size_t(plan.tile_rows) + 2 * size_t(prefill_keys(plan.padded_head_dim))) * pitch_bytes;
   plan.converts = !keys_are_copyable(a);
   if (!plan.converts) return;
   const size_t unit = 2 * aligned(size_t(a.key_tokens) * size_t(plan.padded_head_dim) * 2);
@@ -65,7 +76,8 @@ void plan_prefill(const AttentionArgs& a, AttentionPlan& plan) {
 
 void plan_decode(const AttentionArgs& a, int multiprocessors, AttentionPlan& plan) {
   plan.padded_head_dim = a.head_dim <= 64 ? 64 : a.head_dim <= 128 ? 128 : 256;
-  plan.tile_rows = plan.rows <= 8 ? 8 : 16;
+  // the outputs of 16 rows of 256 columns would not fit the registers
+  plan.tile_rows = plan.rows <= 8 || plan.padded_head_dim == 256 ? 8 : 16;
   plan.row_tiles = divide_up(plan.rows, plan.tile_rows);
   const int64_t keys = a.window > 0 ? std::min(a.key_tokens, a.window + a.query_tokens - 1) : a.key_tokens;
   if (keys > kUnsplitKeys) {

@@ -45,7 +45,14 @@ AttentionKernel choose_attention_kernel(const AttentionArgs& args, MathMode math
 constexpr int kExactRows = 64, kExactKeys = 64, kExactThreads = 256;
 // Threads of the tensor core kernels: 4 warps.
 constexpr int kTensorThreads = 128;
-constexpr int kPrefillKeys = 64;   // of a tile
+// Keys of a tile. With 96 or 128 columns of the output for 32 rows in registers there is room for the scores
+// of 32 keys.
+constexpr int prefill_keys(int padded_head_dim) {
+  return padded_head_dim == 96 || padded_head_dim == 128 ? 32 : 64;
+}
+constexpr int prefill_rows(int padded_head_dim) {
+  return padded_head_dim <= 128 ? 128 : 64;
+}
 constexpr int kDecodeTokens = 16;  // most query tokens of the decode kernel
 constexpr int kDecodeStep = 16;    // keys of a warp at a time
 constexpr int64_t kTensorHeadDim = 256;

@@ -28,8 +28,5 @@ DecodeBackend* CudaBackend::decoding() {
   return nullptr;
 }
 
-void CudaTraining::attention_backward(const AttentionBackwardArgs&) {
-  PARE_ASSERT(false, "[cuda] attention_backward is not there yet");
-}
 
 }  // namespace pare::cuda

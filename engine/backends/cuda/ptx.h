@@ -118,6 +118,13 @@ __device__ __forceinline__ uint32_t lop3(uint32_t a, uint32_t b, uint32_t c) {
   return result;
 }
 
+// a b + c of two bf16 each, rounded once.
+__device__ __forceinline__ uint32_t fma_bf16(uint32_t a, uint32_t b, uint32_t c) {
+  uint32_t result;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(result) : "r"(a), "r"(b), "r"(c));
+  return result;
+}
+
 // 2 raised to x, and 1 / x, approximately (ex2.approx.ftz: 2 ulp).
 __device__ __forceinline__ float exp2_fast(float x) {
   float result;

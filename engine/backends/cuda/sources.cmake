@@ -2,8 +2,18 @@
 set(PARE_CUDA_SOURCES
   activation.cu
   attention.cpp
+  attention_backward.cu
+  attention_backward_exact.cu
+  attention_backward_tensor.cu
+  attention_convert.cu
+  attention_decode.cu
+  attention_decode_bf16.cu
+  attention_decode_f32.cu
+  attention_decode_int4.cu
+  attention_decode_int8.cu
   attention_exact.cu
   attention_plan.cpp
+  attention_prefill.cu
   column_statistics.cu
   context.cpp
   convert.cu

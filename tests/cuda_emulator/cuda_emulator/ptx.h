@@ -166,6 +166,15 @@ inline uint32_t lop3(uint32_t a, uint32_t b, uint32_t c) {
   return result;
 }
 
+inline uint32_t fma_bf16(uint32_t a, uint32_t b, uint32_t c) {
+  uint32_t result = 0;
+  for (int shift = 0; shift < 32; shift += 16) {
+    const auto value = [&](uint32_t pair) { return double(std::bit_cast<float>(pair >> shift << 16)); };
+    result |= uint32_t(pare::float_to_bf16(float(value(a) * value(b) + value(c)))) << shift;
+  }
+  return result;
+}
+
 inline float exp2_fast(float x) { return std::exp2(x); }
 inline void wait_for_predecessor() {}
 inline void release_successor() {}
