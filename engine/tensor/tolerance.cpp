@@ -103,9 +103,19 @@ double log_sum_exp(int64_t columns) {
   return exponential(std::log(double(columns)));
 }
 
-double attention_gradient(int64_t head_dim, int64_t keys, double largest, double terms) {
-  const double relative = sum_error(head_dim) + sum_error(keys) + kFunction;
-  return relative * largest + 4.0 * kUnitRoundoff * terms + kUnderflow;
+double attention_gradient(int64_t head_dim, int64_t keys, double largest, double terms, double roundoff,
+                          double score_error) {
+  // Of a gradient's terms: the probability is off by twice the error of scores (its own and the
+  // normalisation's), both factors are rounded. Of the difference dp - sum(dout out), both sides up to |dout|
+  // |v|: 2 roundings in dp, 2 and the probabilities' error in out, and once more those of the product with p
+  // and k.
+  const double probability = 2.0 * std::expm1(std::min(score_error, 1.0));
+  const double relative = sum_error(head_dim) + sum_error(keys) + kFunction + probability + 2.0 * roundoff;
+  return relative * largest + (4.0 * kUnitRoundoff + 3.0 * probability + 8.0 * roundoff) * terms + kUnderflow;
+}
+
+double rounded_mean(double roundoff) {
+  return (2.0 + roundoff) * roundoff;
 }
 
 double embedding(double magnitude) {

@@ -40,7 +40,12 @@ double log_sum_exp(int64_t columns);
 // `largest` of the gradient; `terms`: |scale| times the norms of dout and v times the largest |q| or |k|, the
 // size of the two sums whose difference the gradient of a score is. A bound of what is seen, as a share of
 // the largest: Cauchy-Schwarz over all queries would allow a thousand times more.
-double attention_gradient(int64_t head_dim, int64_t keys, double largest, double terms);
+// `roundoff` of the operands of products (Backend::operand_roundoff) and, by it, `score_error` of the scores.
+double attention_gradient(int64_t head_dim, int64_t keys, double largest, double terms, double roundoff = 0.0,
+                          double score_error = 0.0);
+// What rounding the operands of the second product adds to the bound of attention, as a share of the largest
+// |value|: probabilities and values are each off by `roundoff`.
+double rounded_mean(double roundoff);
 // |scale * weight| + |previous out|, each with one rounding too many
 double embedding(double magnitude);
 

@@ -54,6 +54,7 @@ void CheckBackend::attention(const AttentionArgs& a) {
   for (int64_t s = 0; s < a.sequences; ++s) {
     for (int64_t h = 0; h < a.kv_heads; ++h) extents.push_back(extent_of(a, s, h));
   }
+  const double roundoff = tested_.operand_roundoff();
   std::vector<double> bounds;  // per row and head: every component of a head has the same one
   for (int64_t row = 0; row < want.rows; ++row) {
     for (int64_t h = 0; h < a.heads; ++h) {
@@ -61,13 +62,14 @@ void CheckBackend::attention(const AttentionArgs& a) {
       const HeadExtent& extent = extents[size_t(row / a.query_tokens * a.kv_heads + kv_head)];
       const Matrix query =
           Matrix::copy_of(a.q + row * a.q_stride + h * a.head_dim, 1, a.head_dim, a.head_dim);
-      double score_error =
-          tolerance::dot(a.head_dim, query.row_norm(0), extent.key_norm) * std::abs(double(a.scale));
+      double score_error = tolerance::dot(a.head_dim, query.row_norm(0), extent.key_norm, roundoff) *
+                           std::abs(double(a.scale));
       if (a.softcap > 0.0f) score_error += tolerance::softcap(double(a.softcap));
       // The mean of values under probabilities that are each off by this much; their mean distance from the
       // largest score is at most the logarithm of their number.
       const double distance = std::log(double(a.key_tokens));
-      bounds.push_back(extent.value * tolerance::softmax(a.key_tokens, 1.0, distance, score_error));
+      bounds.push_back(extent.value * (tolerance::softmax(a.key_tokens, 1.0, distance, score_error) +
+                                       tolerance::rounded_mean(roundoff)));
     }
   }
   compare(subject("attention", a.kv.is_none() ? "f32" : std::string(a.kv.name()) + " keys and values"), a.out,

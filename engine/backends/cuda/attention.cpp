@@ -67,6 +67,11 @@ void CudaBackend::attention(const AttentionArgs& a) {
   run(*context_, a, choose_attention_kernel(a, context_->math()), attention_call(a, nullptr, 0), false);
 }
 
+Context& context_of(Backend& backend) {
+  PARE_ASSERT(backend.device().kind == Device::Kind::cuda, "[cuda] context of {}", backend.device().name());
+  return static_cast<CudaBackend&>(backend).context();
+}
+
 void attention_decode(Context& context, const AttentionDecodeArgs& args) {
   const AttentionArgs& a = args.attention;
   PARE_ASSERT(args.lengths != nullptr && a.sequences > 0 && a.query_tokens > 0 && a.key_tokens > 0,

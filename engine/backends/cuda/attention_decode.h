@@ -5,10 +5,12 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "engine/backends/cuda/context.h"
 #include "engine/tensor/backend.h"
 
 namespace pare::cuda {
+
+class Context;
+Context& context_of(Backend& backend);  // of a backend that make_cuda_backend() made
 
 // Sequence s holds n = lengths[s] + length_offset keys, those of the new tokens included, and its query i
 // stands at position n - query_tokens + i. What backend.h says of AttentionArgs holds, except

@@ -28,5 +28,4 @@ DecodeBackend* CudaBackend::decoding() {
   return nullptr;
 }
 
-
 }  // namespace pare::cuda

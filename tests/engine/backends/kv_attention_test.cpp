@@ -60,6 +60,9 @@ TEST_P(KvAttentionTest, SameBytesAsOverTheDecodedCache) {
         Tensor coded = zeros(DType::f32, q.shape()), plain = zeros(DType::f32, q.shape());
         ops::attention_cached(q, kv, k.codes, v.codes, shape, coded);
         ops::attention_cached(q, k.floats, v.floats, shape, plain);
+        // Where operands of products are rounded, codes enter them exactly and floats do not (and few queries
+        // may take another kernel than many): each is near the definition, which the check backend sees to.
+        if (tested().operand_roundoff() > 0.0) continue;
         EXPECT_TRUE(same_bits(coded, plain));
         // one query alone, as decoding asks
         ops::AttentionShape last = shape;
