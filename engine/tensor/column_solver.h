@@ -138,27 +138,6 @@ struct RowErrorsArgs {
   int64_t rows, columns;
 };
 
-// out[i, j] = moment[order[i], order[j]], and on the diagonal (fill where it is 0) + added
-struct DampedMomentArgs {
-  const float* moment;   // [columns, columns]
-  const int32_t* order;  // [columns]
-  float* out;            // [columns, columns]
-  int64_t columns;
-  float fill, added;
-};
-
-// What makes a second moment unusable: row * columns + column of the first value of its kind in row order, ~0
-// where there is none. It was made symmetric.
-struct MomentFaults {
-  uint64_t not_finite;
-  uint64_t negative;  // on the diagonal
-};
-struct CheckMomentArgs {
-  const float* moment;   // [columns, columns]
-  MomentFaults* faults;  // one
-  int64_t columns;
-};
-
 class ColumnSolver {
  public:
   virtual ~ColumnSolver() = default;
@@ -172,8 +151,6 @@ class ColumnSolver {
   virtual size_t output_energy_workspace_bytes(int64_t rows, int64_t columns) const = 0;
   virtual void output_energy(const OutputEnergyArgs&) = 0;
   virtual void row_errors(const RowErrorsArgs&) = 0;
-  virtual void damped_moment(const DampedMomentArgs&) = 0;
-  virtual void check_moment(const CheckMomentArgs&) = 0;
 };
 
 }  // namespace pare
