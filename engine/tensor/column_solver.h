@@ -1,9 +1,10 @@
-// engine/tensor/column_solver.h: the loops of GPTQ and SparseGPT on a device: grids of groups, blocks of columns
-// that get their final values one after the other, and what the rest and the output lose by it.
+// engine/tensor/column_solver.h: the loops of GPTQ and SparseGPT on a device: grids of groups, blocks of
+// columns that get their final values one after the other, and what the rest and the output lose by it.
 //
-// The definition of each is host code of the methods (calibrate/column_sweep, quantize/grid*, prune/sparsegpt);
-// within a block of columns every operation is the same float operation in the same order, so codes and masks
-// are the same bytes as there. Sums over many columns (update_rest, energy) are made in another order.
+// The definition of each is host code of the methods (calibrate/column_sweep, quantize/grid*,
+// prune/sparsegpt); within a block of columns every operation is the same float operation in the same order,
+// so codes and masks are the same bytes as there. Sums over many columns (update_rest, energy) are made in
+// another order.
 //
 // Matrices are row-major; "positions" are columns in the order of the factor. All pointers are of the device.
 // Nothing allocates or waits. Any size from 1 on.
@@ -54,9 +55,9 @@ struct FitGridsArgs {
 
 // codes = nearest codes of values; restored = what they stand for. Group of column j: j / width.
 struct RoundToGridsArgs {
-  const float* values;  // [rows, columns]
-  uint8_t* codes;       // [rows, columns]
-  float* restored;      // [rows, columns]
+  const float* values;                   // [rows, columns]
+  uint8_t* codes;                        // [rows, columns]
+  float* restored;                       // [rows, columns]
   int64_t rows, columns, stride, width;  // stride: of values; the outputs are contiguous
   GridFormat format;
   GridArrays grids;
@@ -80,9 +81,9 @@ struct ChooseKeptArgs {
   const float* upper;  // [columns, columns]
   uint8_t* keep;       // [rows, columns]; columns begin .. end - 1 are read (may it be kept?) and written
   int64_t rows, columns, begin, end;
-  int64_t removed;   // how many go: of the whole block, or of each row
-  bool is_per_row;   // else over all rows, ties by (row, column)
-  void* workspace;   // choose_kept_workspace_bytes(rows) bytes, aligned to 8
+  int64_t removed;  // how many go: of the whole block, or of each row
+  bool is_per_row;  // else over all rows, ties by (row, column)
+  void* workspace;  // choose_kept_workspace_bytes(rows) bytes, aligned to 8
 };
 
 // Positions begin .. end - 1 (at most kSweepColumns) of all rows, one after the other: the column gets its
@@ -97,8 +98,8 @@ struct SweepBlockArgs {
   int64_t rows, columns, begin, end;
 
   // What is kept: [rows, columns] by position, null: all. With n of m (m > 0) chosen here for each m
-  // positions from `begin` on, among those that `keep` allows, and written to it; a last group of width v loses
-  // floor((m - n) v / m).
+  // positions from `begin` on, among those that `keep` allows, and written to it; a last group of width v
+  // loses floor((m - n) v / m).
   uint8_t* keep;
   int32_t n, m;
 
@@ -107,8 +108,8 @@ struct SweepBlockArgs {
   GridFormat format;
   GridArrays grids;
   int64_t width;   // columns per group
-  bool fit_ahead;  // groups are of positions, and are fitted here when the sweep reaches them; else they are of
-                   // columns and fitted already
+  bool fit_ahead;  // groups are of positions, and are fitted here when the sweep reaches them; else they are
+                   // of columns and fitted already
   RangeSearch search;  // of fit_ahead; importance by column, not position
 };
 

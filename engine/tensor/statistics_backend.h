@@ -86,6 +86,8 @@ struct DivideBySymmetricArgs {
   int64_t n, rows;
 };
 
+class ColumnSolver;  // column_solver.h
+
 class StatisticsBackend {
  public:
   virtual ~StatisticsBackend() = default;
@@ -104,6 +106,9 @@ class StatisticsBackend {
   // False when the matrix is not positive definite or the result not finite; `right` is then undefined.
   // Exit 6.
   virtual Result<bool> divide_by_symmetric(const DivideBySymmetricArgs&) = 0;
+
+  // The column loops of GPTQ and SparseGPT; null where the host's own code does them.
+  virtual ColumnSolver* columns() { return nullptr; }
 };
 
 }  // namespace pare

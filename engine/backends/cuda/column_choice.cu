@@ -1,6 +1,6 @@
-// choose_kept: which weights of a block of columns survive. Selection over all rows finds the k-th lowest score
-// by its bits, in three passes of at most 11, with counts of integers, so that neither the order of threads nor
-// that of blocks matters; ties go by (row, column), as on the host.
+// choose_kept: which weights of a block of columns survive. Selection over all rows finds the k-th lowest
+// score by its bits, in three passes of at most 11, with counts of integers, so that neither the order of
+// threads nor that of blocks matters; ties go by (row, column), as on the host.
 #include <algorithm>
 
 #include "engine/backends/cuda/columns_class.h"
@@ -21,8 +21,8 @@ __host__ __device__ constexpr int bits_of(int pass) {
   return pass == 2 ? 10 : 11;
 }
 
-// What the passes have found: scores whose bits above the shift equal `prefix` hold the k-th lowest; `left` of
-// them go.
+// What the passes have found: scores whose bits above the shift equal `prefix` hold the k-th lowest; `left`
+// of them go.
 struct Choice {
   uint32_t counts[kPasses][kBins];
   uint32_t prefix;
@@ -149,8 +149,7 @@ __global__ void mark_rows_kernel(ChooseKeptArgs a) {
   for (int i = lane; i < count; i += kWarp) {
     const uint32_t mine = keys[warp][i];
     int lower = 0;
-    for (int j = 0; j < count; ++j)
-      lower += keys[warp][j] < mine || (keys[warp][j] == mine && j < i) ? 1 : 0;
+    for (int j = 0; j < count; ++j) lower += keys[warp][j] < mine || (keys[warp][j] == mine && j < i) ? 1 : 0;
     a.keep[row * a.columns + a.begin + i] = lower >= int(a.removed) ? 1 : 0;
   }
 }

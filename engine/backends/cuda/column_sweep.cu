@@ -2,8 +2,8 @@
 //
 // Rows are independent. A block owns 32 rows: their 128 values, the factor's 128 x 128 part, what was chosen,
 // codes and masks lie in shared memory (105 KiB: two blocks on an H100, one on an A100). Four threads share a
-// row: each computes the chosen value (they run in step anyway) and carries the error into every fourth of the
-// later columns. So 4096 rows are 128 blocks of 4 warps, one per multiprocessor, and a step waits for two
+// row: each computes the chosen value (they run in step anyway) and carries the error into every fourth of
+// the later columns. So 4096 rows are 128 blocks of 4 warps, one per multiprocessor, and a step waits for two
 // divisions and a quarter of the columns. Rows of a warp stand 132 floats apart: 8 rows x 4 columns touch 32
 // banks once.
 #include "engine/backends/cuda/columns_class.h"
@@ -72,8 +72,8 @@ __device__ __forceinline__ DeviceGrid load_grid(const SweepBlockArgs& a, int64_t
 }
 
 // The grid of the group that begins at position begin + first, from the values as they are now: those of the
-// block in shared memory, those behind it in the matrix, which lack this block's share. Each of the four tries
-// its part of the ranges.
+// block in shared memory, those behind it in the matrix, which lack this block's share. Each of the four
+// tries its part of the ranges.
 __device__ DeviceGrid fit_ahead(const RowView& v, int first) {
   const SweepBlockArgs& a = v.a;
   const int64_t position = a.begin + first;
@@ -109,9 +109,8 @@ __device__ DeviceGrid fit_ahead(const RowView& v, int first) {
       step_of_best = step;
     }
   }
-  const DeviceFit fit = step_of_best == 0
-                            ? fit_range(a.format, low, high)
-                            : fit_shrunken(a.format, low, high, step_of_best, a.search.grid);
+  const DeviceFit fit = step_of_best == 0 ? fit_range(a.format, low, high)
+                                          : fit_shrunken(a.format, low, high, step_of_best, a.search.grid);
   int clipped = 0;
   for (int i = v.part; i < count; i += kShare) clipped += is_clipped(a.format, fit.grid, value_at(i)) ? 1 : 0;
 #pragma unroll

@@ -1,8 +1,8 @@
-// update_rest, output_energy: float products around a sweep, in IEEE floats whatever the math mode, since errors
-// that are carried on must not be rounded to bf16.
+// update_rest, output_energy: float products around a sweep, in IEEE floats whatever the math mode, since
+// errors that are carried on must not be rounded to bf16.
 //
-// Tiles of 128 x 128 of the result, 256 threads with 8 x 8 sums each: per step of 16 a thread reads 16 floats of
-// shared memory for 64 multiply-adds. The next step's operands wait in registers while this one computes.
+// Tiles of 128 x 128 of the result, 256 threads with 8 x 8 sums each: per step of 16 a thread reads 16 floats
+// of shared memory for 64 multiply-adds. The next step's operands wait in registers while this one computes.
 #include "engine/backends/cuda/columns_class.h"
 #include "engine/backends/cuda/kernel.h"
 
@@ -20,8 +20,8 @@ struct Operands {
   float b[kDepth][kPitch];  // [k, column]
 };
 
-// sums[i][j] += sum over k in [first, last) of a_at(row i, k) b_at(k, column j), k in order. a_at and b_at give
-// zero outside of their matrices.
+// sums[i][j] += sum over k in [first, last) of a_at(row i, k) b_at(k, column j), k in order. a_at and b_at
+// give zero outside of their matrices.
 template <typename A, typename B>
 __device__ __forceinline__ void add_product(float (&sums)[8][8], int64_t first, int64_t last, A a_at, B b_at,
                                             Operands& shared) {

@@ -69,8 +69,8 @@ __global__ void round_to_grids_kernel(RoundToGridsArgs a, int64_t groups, int64_
   if (column >= a.columns) return;
   const int64_t group = row * groups + column / a.width;
   const DeviceGrid grid{a.grids.scales[group], a.grids.zeros[group], a.grids.minimums[group]};
-  const float code = code_of(a.values[row * a.stride + column], grid, lowest_code(a.format),
-                             float(a.format.code_count - 1));
+  const float code =
+      code_of(a.values[row * a.stride + column], grid, lowest_code(a.format), float(a.format.code_count - 1));
   a.codes[row * a.columns + column] = uint8_t(code);
   a.restored[row * a.columns + column] = value_of(code, grid);
 }

@@ -1,5 +1,6 @@
-// engine/backends/cuda/grid_math.h: grids of groups of weights in kernels: the float operations of quantize/grid*
-// and quantize/lanes in their order, none of them contracted, so that grids and codes are the same bytes.
+// engine/backends/cuda/grid_math.h: grids of groups of weights in kernels: the float operations of
+// quantize/grid* and quantize/lanes in their order, none of them contracted, so that grids and codes are the
+// same bytes.
 #pragma once
 
 #include "engine/backends/cuda/kernel.h"

@@ -14,7 +14,10 @@ set(PARE_CUDA_SOURCES
   attention_exact.cu
   attention_plan.cpp
   attention_prefill.cu
+  column_choice.cu
   column_statistics.cu
+  column_sweep.cu
+  column_update.cu
   context.cpp
   convert.cu
   cross_entropy.cu
@@ -24,6 +27,7 @@ set(PARE_CUDA_SOURCES
   factors.cu
   few_rows.cu
   gemm.cpp
+  grid_fit.cu
   int8_layout.cpp
   kv_cache.cu
   libraries.cpp

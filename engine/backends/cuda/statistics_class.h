@@ -1,6 +1,7 @@
 // engine/backends/cuda/statistics_class.h: statistics and solvers of calibration on a GPU.
 #pragma once
 
+#include "engine/backends/cuda/columns_class.h"
 #include "engine/backends/cuda/context.h"
 #include "engine/tensor/statistics_backend.h"
 
@@ -8,7 +9,7 @@ namespace pare::cuda {
 
 class CudaStatistics final : public StatisticsBackend {
  public:
-  explicit CudaStatistics(Context& context) : context_(context) {}
+  explicit CudaStatistics(Context& context) : context_(context), columns_(context) {}
 
   size_t second_moment_workspace_bytes(int64_t tokens, int64_t channels) const override;  // second_moment.cu
   void second_moment(const SecondMomentArgs& a) override;
@@ -21,8 +22,11 @@ class CudaStatistics final : public StatisticsBackend {
   Result<InverseFactorReport> inverse_factor(const InverseFactorArgs& a) override;
   Result<bool> divide_by_symmetric(const DivideBySymmetricArgs& a) override;
 
+  ColumnSolver* columns() override { return &columns_; }
+
  private:
   Context& context_;
+  CudaColumnSolver columns_;
 };
 
 }  // namespace pare::cuda
