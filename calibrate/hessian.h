@@ -23,8 +23,8 @@ struct DampingAttempt {
 };
 
 struct HessianFactor {
-  std::vector<int32_t> order;            // order[i]: the column that is rounded as number i
-  Tensor upper;                          // f32 [n, n] in that order: U with U^T U = (H + d m I)^-1
+  std::vector<int32_t> order;  // order[i]: the column that is rounded as number i
+  Tensor upper;  // f32 [n, n] in that order: U with U^T U = (H + d m I)^-1; where the moment lies
   std::vector<int32_t> dead;             // columns whose input was never anything but zero
   std::vector<DampingAttempt> attempts;  // the last one succeeded, unless `failed`
   bool failed = false;                   // not positive definite with any damping tried
@@ -40,8 +40,11 @@ struct HessianFactor {
 // symmetric within 1e-6 of its largest entry.
 Status check_moment(const Tensor& moment, std::string_view name);
 
-// moment: f32 [n, n], any positive multiple of X^T X. Exit 7 (NU09) as check_moment(). Source: Frantar et
-// al., "GPTQ" (2023); the schedule of damping is docs/methods.md.
+// The diagonal of f32 [n, n], wherever it lies. Exit 6.
+Result<std::vector<float>> moment_diagonal(const Tensor& moment);
+
+// moment: f32 [n, n], any positive multiple of X^T X; one on a GPU is factored there. Exit 7 (NU09) as
+// check_moment(). Source: Frantar et al., "GPTQ" (2023); the schedule of damping is docs/methods.md.
 Result<HessianFactor> factor_hessian(const Tensor& moment, const HessianOptions& options,
                                      std::string_view name);
 

@@ -4,8 +4,10 @@
 #include <cmath>
 #include <vector>
 
+#include "calibrate/device_sweep.h"
 #include "engine/core/parallel.h"
 #include "engine/tensor/ops.h"
+#include "engine/tensor/transfer.h"
 
 namespace pare {
 
@@ -13,6 +15,10 @@ Result<double> output_energy(const Tensor& matrix, const Tensor& moment) {
   const int64_t out = matrix.size(0), in = matrix.size(1);
   PARE_ASSERT(moment.size(0) == in && moment.size(1) == in, "[output_error] moment {} for {} inputs",
               moment.shape().text(), in);
+  if (!moment.device().is_host()) {
+    PARE_TRY(const Tensor there, moved(matrix, moment.device()));
+    return device_energy(there, Tensor(), moment);
+  }
   constexpr int64_t kRows = 1024;  // at a time, so that the product stays small beside the matrix
   const int64_t rows_at_once = std::min(kRows, out);
   PARE_TRY(Tensor product, Tensor::allocate(DType::f32, {rows_at_once, in}));
@@ -41,6 +47,11 @@ Result<double> output_energy(const Tensor& matrix, const Tensor& moment) {
 }
 
 Result<double> error_energy(const Tensor& weight, const Tensor& restored, const Tensor& moment) {
+  if (!moment.device().is_host()) {
+    PARE_TRY(const Tensor a, moved(weight, moment.device()));
+    PARE_TRY(const Tensor b, moved(restored, moment.device()));
+    return device_energy(a, b, moment);
+  }
   PARE_TRY(Tensor difference, Tensor::allocate(DType::f32, weight.shape()));
   const int64_t out = weight.size(0), in = weight.size(1);
   float* d = difference.mutable_data<float>();

@@ -6,6 +6,8 @@
 
 namespace pare {
 
+// Where the moment lies on a GPU, the products are made there; matrices may be anywhere.
+
 // tr(M H M^T) = ||X M^T||^2 for M f32 [out, in] and H = X^T X f32 [in, in]; sums over outputs in double.
 Result<double> output_energy(const Tensor& matrix, const Tensor& moment);
 

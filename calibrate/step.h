@@ -66,6 +66,10 @@ class Step {
   // Whether compress() heeds StageInput::expert; blocks that are mixtures are refused (exit 4) otherwise.
   virtual bool takes_experts() const { return false; }
 
+  // Whether edit() and compress() take second moments that lie on the device of the walk; others get copies
+  // in host memory.
+  virtual bool takes_device_moments() const { return false; }
+
   // Statistics of all sites of the unchanged block, before edit(). All empty: no such pass is made. Nothing
   // is collected at mlp_out of a mixture: its entry has no tokens.
   virtual StatisticSet survey(int block, Site site) const {

@@ -23,15 +23,14 @@ constexpr std::pair<PruneMethod, std::string_view> kMethods[] = {{PruneMethod::m
 constexpr const char* kMethodList = "magnitude, wanda, sparsegpt, taylor, fisher";
 
 // The norms of the inputs: roots of the diagonal of the second moment, or of the sums of squares.
-std::vector<float> input_norms(const SiteStatistics& statistics) {
+Result<std::vector<float>> input_norms(const SiteStatistics& statistics) {
   std::vector<float> norms;
   if (!statistics.second_moment.defined()) {
     for (const double sum : statistics.square_sum) norms.push_back(float(std::sqrt(sum)));
     return norms;
   }
-  const float* h = statistics.second_moment.data<float>();
-  const int64_t n = statistics.channels;
-  for (int64_t j = 0; j < n; ++j) norms.push_back(float(std::sqrt(std::max(0.0, double(h[j * n + j])))));
+  PARE_TRY(norms, moment_diagonal(statistics.second_moment));
+  for (float& norm : norms) norm = float(std::sqrt(std::max(0.0, double(norm))));
   return norms;
 }
 
@@ -273,7 +272,8 @@ Result<Mask> PruneStep::chosen_mask(const BlockEdit& block, const TensorSpec& sp
                                     const SiteStatistics& statistics, std::string& fallback) const {
   Tensor scores;
   if (fallback.empty() && options_.method == PruneMethod::wanda) {
-    PARE_TRY(scores, wanda_scores(weight, input_norms(statistics)));
+    PARE_TRY(const std::vector<float> norms, input_norms(statistics));
+    PARE_TRY(scores, wanda_scores(weight, norms));
   }
   if (fallback.empty() && uses_gradients(options_.method)) {
     PARE_TRY(scores, options_.scores(spec, weight));
@@ -345,7 +345,8 @@ Status PruneStep::prune_linear(BlockEdit& block, const TensorSpec& spec, const S
   }
   record.extra["tokens"] = Json(statistics.tokens);
   int64_t dead = 0;
-  for (const float norm : input_norms(statistics)) dead += norm == 0.0f;
+  PARE_TRY(const std::vector<float> norms, input_norms(statistics));
+  for (const float norm : norms) dead += norm == 0.0f;
   record.extra["dead_columns"] = Json(dead);
   if (factor != nullptr) {
     record.extra["damping"] = factor->damping();

@@ -60,6 +60,7 @@ class PruneStep final : public JobStep {
   StatisticSet wanted(int block, Site site) const override;
   Status compress(BlockEdit& block, const StageInput& input) override;
   bool takes_experts() const override { return true; }
+  bool takes_device_moments() const override { return !options_.rounder && options_.repair_rank == 0; }
   std::vector<TensorRecord> take_records() override { return std::exchange(records_, {}); }
 
  private:

@@ -4,7 +4,9 @@
 #include <cmath>
 #include <vector>
 
+#include "calibrate/device_sweep.h"
 #include "engine/core/parallel.h"
+#include "engine/tensor/transfer.h"
 
 namespace pare {
 namespace {
@@ -122,6 +124,58 @@ class PruningRule final : public ColumnRule {
   int64_t begin_ = 0, count_ = 0;
 };
 
+// The bits of u8 [out, in] marks.
+Result<Mask> mask_of(const Tensor& marks) {
+  const int64_t out = marks.size(0), in = marks.size(1), row_bytes = (in + 7) / 8;
+  PARE_TRY(const Tensor bits, Tensor::allocate(DType::u8, {out, row_bytes}));
+  parallel_ranges(out, kLanes, [&](int64_t first, int64_t last) {
+    for (int64_t r = first; r < last; ++r) {
+      const uint8_t* source = marks.data<uint8_t>() + r * in;
+      uint8_t* target = bits.mutable_data<uint8_t>() + r * row_bytes;
+      for (int64_t i = 0; i < in; ++i) target[i / 8] |= uint8_t((source[i] != 0 ? 1 : 0) << (i % 8));
+    }
+  });
+  return Mask(bits, out, in);
+}
+
+// Whether the kernels choose and sweep like this: blocks of columns no wider than theirs, and no whole blocks
+// of weights, whose scores are sums.
+bool prunes_on_device(const SparsityPattern& pattern, int64_t block, const ColumnRounder* rounder) {
+  if (rounder != nullptr) return false;
+  if (pattern.kind == SparsityPattern::Kind::n_of_m) return true;
+  return pattern.kind == SparsityPattern::Kind::unstructured && block <= kSweepColumns;
+}
+
+Result<SparseGptOutput> sparsegpt_on_device(const Tensor& weight, const HessianFactor& factor,
+                                            const PruneTarget& target, const SparseGptOptions& options,
+                                            const Mask* held, std::string_view name) {
+  const int64_t out = weight.size(0);
+  const Device device = factor.upper.device();
+  PARE_TRY(const Tensor there, moved(weight, device));
+  DeviceSweepRule rule{.block = options.block, .search = {}, .keep = {}, .removed = {}};
+  if (held != nullptr) {
+    PARE_TRY(rule.keep, device_marks(*held, factor, device));
+  }
+  if (target.pattern.kind == SparsityPattern::Kind::n_of_m) {
+    rule.n = target.pattern.n;
+    rule.m = target.pattern.m;
+    rule.block = kSweepColumns / rule.m * rule.m;
+  } else {
+    rule.is_per_row = options.scope == Scope::row;
+    const int64_t rows = rule.is_per_row ? 1 : out;
+    rule.removed = [=](int64_t begin, int64_t end) {
+      return target.sparsity.count(rows * end) - target.sparsity.count(rows * begin);
+    };
+  }
+  PARE_TRY(const DeviceSweepOutput swept, sweep_on_device(there, factor, rule));
+  PARE_TRY(const Tensor marks, moved(swept.keep, Device::cpu()));
+  PARE_TRY(Mask mask, mask_of(marks));
+  SparseGptOutput output{.weight = {}, .mask = std::move(mask), .codes = std::nullopt, .loss = swept.loss};
+  PARE_TRY(output.weight, moved(swept.values, Device::cpu()));
+  PARE_CHECK(output.mask.verify(target.pattern, name));
+  return output;
+}
+
 // Smallest multiple of `unit` that is at least `size`.
 int64_t rounded_up(int64_t size, int64_t unit) {
   return (size + unit - 1) / unit * unit;
@@ -136,6 +190,13 @@ Result<SparseGptOutput> sparsegpt(const Tensor& weight, const HessianFactor& fac
   const bool is_unstructured = target.pattern.kind == SparsityPattern::Kind::unstructured;
   PARE_ASSERT(is_unstructured || std::is_sorted(factor.order.begin(), factor.order.end()),
               "[sparsegpt] {}: pattern {} in another order", name, target.pattern.text());
+  if (!factor.upper.device().is_host()) {
+    if (prunes_on_device(target.pattern, options.block, rounder))
+      return sparsegpt_on_device(weight, factor, target, options, held, name);
+    HessianFactor host_factor = factor;
+    PARE_TRY(host_factor.upper, moved(factor.upper, Device::cpu()));
+    return sparsegpt(weight, host_factor, target, options, held, rounder, name);
+  }
   SweepOptions sweep{.block = options.block, .level = options.level};
   if (!is_unstructured) {
     const bool is_block = target.pattern.kind == SparsityPattern::Kind::block;

@@ -27,7 +27,8 @@ struct SparseGptOutput {
 // weight f32 [out, in]; moment X^T X f32 [in, in]; factor: of that moment, with data, not failed; patterns
 // other than unstructured need its natural order. `held`: weights that may not come back (zeros of an earlier
 // run), or null; they count towards the share. `rounder`: rounds what is kept in the same sweep, or null.
-// With a share of zero and no rounder the weight comes back bit for bit. Exit 6, 7.
+// A factor on a GPU is swept there, except for patterns of blocks and with a rounder: these go on with a
+// copy. With a share of zero and no rounder the weight comes back bit for bit. Exit 6, 7.
 Result<SparseGptOutput> sparsegpt(const Tensor& weight, const HessianFactor& factor,
                                   const PruneTarget& target, const SparseGptOptions& options,
                                   const Mask* held, ColumnRounder* rounder, std::string_view name);

@@ -24,13 +24,11 @@ std::vector<float> mean_of_sums(const std::vector<double>& sums, int64_t tokens)
   return means;
 }
 
-std::vector<float> mean_squares(const SiteStatistics& statistics) {
+Result<std::vector<float>> mean_squares(const SiteStatistics& statistics) {
   if (!statistics.square_sum.empty()) return mean_of_sums(statistics.square_sum, statistics.tokens);
-  std::vector<float> squares;
-  const float* h = statistics.second_moment.data<float>();
-  const int64_t n = statistics.channels;
-  for (int64_t j = 0; j < n; ++j)
-    squares.push_back(float(double(h[j * n + j]) / double(std::max<int64_t>(1, statistics.tokens))));
+  PARE_TRY(std::vector<float> squares, moment_diagonal(statistics.second_moment));
+  for (float& square : squares)
+    square = float(double(square) / double(std::max<int64_t>(1, statistics.tokens)));
   return squares;
 }
 
@@ -183,7 +181,7 @@ Status CalibratedStep::scale_by_awq(BlockEdit& block, Site site, const SiteStati
     linears.push_back(std::move(linear));
   }
   const std::vector<float> abs_mean = mean_of_sums(statistics.abs_sum, statistics.tokens);
-  const std::vector<float> importance = mean_squares(statistics);
+  PARE_TRY(const std::vector<float> importance, mean_squares(statistics));
   const QuantizeOptions quantize = options_for(options_, linears.front().scheme, importance);
   std::function<void(std::span<float>)> share;
   if (site == Site::attention_out) {
@@ -308,7 +306,7 @@ Status CalibratedStep::compress(BlockEdit& block, const StageInput& input) {
       return not_definite(block, where, *match_factor, "--allow-fallback leaves out the correction");
   }
   PARE_TRY(const auto activation, activation_quant(input));
-  const std::vector<float> importance = mean_squares(input.statistics);
+  PARE_TRY(const std::vector<float> importance, mean_squares(input.statistics));
   for (const TensorSpec* spec : block.linears(input.site, input.expert)) {
     if (!scheme_of(*spec)) continue;
     PARE_CHECK(quantize_linear(block, *spec, input, factor ? &*factor : nullptr,

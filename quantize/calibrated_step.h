@@ -41,6 +41,7 @@ class CalibratedStep final : public JobStep {
                  CalibratedOptions options);
 
   bool takes_experts() const override { return true; }
+  bool takes_device_moments() const override { return !options_.match_original && options_.repair_rank == 0; }
   StatisticSet survey(int block, Site site) const override;
   Status edit(BlockEdit& block, const std::map<Site, SiteStatistics>& survey) override;
   StatisticSet wanted(int block, Site site) const override;

@@ -8,6 +8,8 @@
 #include "engine/core/parallel.h"
 #include "engine/core/text.h"
 #include "engine/tensor/tensor_scan.h"
+#include "engine/tensor/transfer.h"
+#include "quantize/gptq_device.h"
 #include "quantize/grid_rounder.h"
 #include "quantize/matrix_codes.h"
 
@@ -128,6 +130,15 @@ Result<GptqOutput> gptq(const Tensor& weight, const Tensor& moment, const Hessia
   PARE_ASSERT(!factor.failed, "[gptq] {}: the factorization failed", name);
   PARE_CHECK(check_scheme(scheme, name));
   PARE_CHECK(require_finite(weight, std::string(name), {}));
+  if (!moment.device().is_host()) {
+    if (rounds_on_device(scheme, options))
+      return gptq_on_device(weight, moment, factor, scheme, options, gptq, name);
+    // Codes that are no integers are rounded on the host, with the numbers of the device.
+    HessianFactor host_factor = factor;
+    PARE_TRY(const Tensor host_moment, moved(moment, Device::cpu()));
+    PARE_TRY(host_factor.upper, moved(factor.upper, Device::cpu()));
+    return pare::gptq(weight, host_moment, host_factor, scheme, options, gptq, name);
+  }
   const int64_t out = weight.size(0), in = weight.size(1);
   GroupGrids plain_grids(scheme, options, out, in);
   parallel_ranges(out, kRowsPerItem, [&](int64_t first, int64_t last) {

@@ -34,7 +34,8 @@ struct GptqOutput {
 };
 
 // weight: f32 [out, in]. moment: X^T X f32 [in, in]. factor: of that moment, not failed; the linears of one
-// site share it. Grids are fitted to `weight`. A factor without data gives plain rounding. Exit 7 for scales
+// site share it. Grids are fitted to `weight`, on hosts. With moment and factor on a GPU the sweep
+// is made there (gptq_device.h). A factor without data gives plain rounding. Exit 7 for scales
 // that do not fit their type (NU17).
 Result<GptqOutput> gptq(const Tensor& weight, const Tensor& moment, const HessianFactor& factor,
                         const QuantScheme& scheme, const QuantizeOptions& options, const GptqOptions& gptq,

@@ -35,6 +35,13 @@ class GroupGrids {
   // All groups of a row of the matrix, f32 [in], in its natural order.
   void fit_row(int64_t row, const float* weights);
 
+  // A group that was fitted elsewhere, `clipped` of whose weights are outside of its grid.
+  void set(int64_t row, int64_t group, const FittedGrid& fitted, int64_t clipped) {
+    grids_[size_t(row * groups_ + group)] = fitted.grid;
+    faults_[size_t(row * groups_ + group)] = fitted.fault;
+    clipped_[size_t(row)] += clipped;
+  }
+
   // Adds up into `output`; exit 7 for the first scale that does not fit, unless clamping was asked for.
   Status finish(QuantizeOutput& output, std::string_view name) const;
 
