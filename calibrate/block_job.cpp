@@ -9,6 +9,7 @@
 #include "engine/core/signals.h"
 #include "engine/core/text.h"
 #include "engine/tensor/tensor_scan.h"
+#include "engine/tensor/transfer.h"
 
 namespace pare {
 namespace {
@@ -250,6 +251,9 @@ Status compress_saved(const BlockJob& job, Model& model, EditedSource& edited, i
     if (step.wanted(block, site).empty()) continue;
     PARE_TRY(SiteStatistics statistics, job.saved_statistics(block, site, step.wanted(block, site)));
     PARE_CHECK(step.adapt(site, statistics));
+    if (step.takes_device_moments()) {
+      PARE_TRY(statistics.second_moment, moved(statistics.second_moment, job.device));
+    }
     PARE_CHECK(step.compress(edit, {.site = site, .statistics = statistics}));
     PARE_CHECK(job.advance(0));
   }
@@ -296,6 +300,8 @@ Result<BlockJobResult> run_blocks(const BlockJob& job, JobStep& step, JobFolder&
   PipelineOptions options;
   options.memory_limit = job.memory_limit;
   options.spill_folder = folder.path();
+  options.device = job.device;
+  options.device_limit = job.device_limit;
   options.original_stream = step.wants_cross_moment();
   options.advance = job.advance;
   PARE_TRY(const auto pipeline,

@@ -42,6 +42,8 @@ struct BlockJob {
   // earlier ones. The second moment of the result may be changed.
   std::function<Result<SiteStatistics>(int block, Site site, StatisticSet wanted)> saved_statistics;
   uint64_t memory_limit = 0;
+  Device device = Device::cpu();  // where activations are run, and moments solved
+  uint64_t device_limit = 0;      // bytes of it, for a GPU
   std::function<void(int block)> block_done = [](int) {};
   // After each chunk of activations; an error ends the job at once, keeping the last commit.
   std::function<Status(int64_t tokens)> advance = [](int64_t) { return Status(); };

@@ -4,14 +4,14 @@
 
 #include <algorithm>
 #include <array>
-#include <cstring>
 #include <utility>
 
-#include "calibrate/observer.h"
 #include "calibrate/pipeline_stream.h"
 #include "calibrate/second_moment.h"
+#include "calibrate/site_observer.h"
 #include "engine/core/memory.h"
 #include "engine/models/expert_slots.h"
+#include "engine/tensor/transfer.h"
 
 namespace pare {
 namespace {
@@ -86,8 +86,41 @@ uint64_t pipeline_floor_bytes(const Model& model, int64_t context, bool original
   return workspace_bytes(model, context) + statistics + matrices + largest_block * (original_stream ? 2 : 1);
 }
 
+uint64_t pipeline_device_bytes(const Model& model, int64_t context, bool original_stream) {
+  // Weights as they are multiplied with, at most floats; twice while a part is loaded again.
+  uint64_t largest_block = 0, largest_matrix = 0;
+  std::vector<uint64_t> blocks(size_t(model.config().block_count()), 0);
+  for (const TensorSpec& spec : model.description().tensors) {
+    const uint64_t bytes = uint64_t(spec.shape.numel()) * sizeof(float);
+    if (spec.is_linear) largest_matrix = std::max(largest_matrix, bytes);
+    if (spec.block >= 0 && spec.block < int(blocks.size())) blocks[size_t(spec.block)] += bytes;
+  }
+  for (const uint64_t bytes : blocks) largest_block = std::max(largest_block, bytes);
+  const uint64_t widest = uint64_t(widest_site(model.config()));
+  // H, its factor and two matrices of doubles while it is factored; the cross moment.
+  const uint64_t statistics = widest * widest * (4 + 4 + 16 + (original_stream ? 4 : 0));
+  // Of the matrix that is solved: itself, plain and swept values, in both orders, and codes.
+  return workspace_bytes(model, context) + statistics + largest_matrix * 7 +
+         largest_block * (original_stream ? 2 : 1) + (uint64_t(64) << 20);
+}
+
 BlockPipeline::BlockPipeline() = default;
 BlockPipeline::~BlockPipeline() = default;
+
+namespace {
+
+Error device_too_small(Device device, uint64_t limit, uint64_t need) {
+  return Error{.exit = Exit::resource,
+               .rule = "RL06",
+               .path = device.name(),
+               .where = {},
+               .what = "one block with its statistics does not fit; raise --max-vram, or lower --context",
+               .got = fmt::format("{} bytes", limit),
+               .limit = fmt::format("{} bytes", need),
+               .limit_label = "need"};
+}
+
+}  // namespace
 
 Result<std::unique_ptr<BlockPipeline>> BlockPipeline::create(std::shared_ptr<EditedSource> source,
                                                              std::shared_ptr<const WeightSource> original,
@@ -108,10 +141,11 @@ Result<std::unique_ptr<BlockPipeline>> BlockPipeline::create(std::shared_ptr<Edi
   }
 
   pipeline->stream_ = std::make_unique<Stream>();
-  PARE_TRY(pipeline->stream_->model, Model::open(source, Device::cpu()));
+  const Device device = pipeline->options_.device;
+  PARE_TRY(pipeline->stream_->model, Model::open(source, device));
   if (pipeline->options_.original_stream) {
     pipeline->original_ = std::make_unique<Stream>();
-    PARE_TRY(pipeline->original_->model, Model::open(std::move(original), Device::cpu()));
+    PARE_TRY(pipeline->original_->model, Model::open(std::move(original), device));
     for (const BlockConfig& block : pipeline->original_->model->config().blocks) {
       if (block.is_mixture())
         return mixture_error(*source,
@@ -127,20 +161,27 @@ Result<std::unique_ptr<BlockPipeline>> BlockPipeline::create(std::shared_ptr<Edi
   const uint64_t limit = pipeline->options_.memory_limit;
   MemoryBudget budget{.left = limit > used + floor ? limit - used - floor : 0,
                       .spill_folder = pipeline->options_.spill_folder};
-  PARE_TRY(pipeline->workspace_, Workspace::reserve(workspace_bytes(widest, context), Device::cpu()));
+  if (!device.is_host()) {
+    const uint64_t need = pipeline_device_bytes(widest, context, pipeline->options_.original_stream);
+    if (pipeline->options_.device_limit < need)
+      return device_too_small(device, pipeline->options_.device_limit, need);
+    budget.device_left = pipeline->options_.device_limit - need;
+  }
+  PARE_TRY(pipeline->workspace_, Workspace::reserve(workspace_bytes(widest, context), device));
   for (Stream* stream : {pipeline->stream_.get(), pipeline->original_.get()}) {
     if (stream == nullptr) continue;
     PARE_CHECK(stream->model->reserve_positions(context));
-    PARE_TRY(stream->hidden,
-             ActivationStore::create(pipeline->chunk_rows_, stream->model->config().hidden_size, budget));
+    PARE_TRY(stream->hidden, ActivationStore::create(pipeline->chunk_rows_,
+                                                     stream->model->config().hidden_size, budget, device));
   }
   for (Stream* stream : {pipeline->stream_.get(), pipeline->original_.get()}) {
     if (stream == nullptr) continue;
     // Equal in all of them: checked when a block is run.
     const BlockConfig& block = stream->model->config().blocks.front();
     PARE_TRY(stream->mixed,
-             ActivationStore::create(pipeline->chunk_rows_, block.heads * block.head_dim, budget));
-    PARE_TRY(stream->inner, ActivationStore::create(pipeline->chunk_rows_, mlp_out_width(block), budget));
+             ActivationStore::create(pipeline->chunk_rows_, block.heads * block.head_dim, budget, device));
+    PARE_TRY(stream->inner,
+             ActivationStore::create(pipeline->chunk_rows_, mlp_out_width(block), budget, device));
   }
   return pipeline;
 }
@@ -247,24 +288,23 @@ void add_moment_of_rows(const Tensor& x, Tensor& moment, Workspace& workspace) {
 Status BlockPipeline::collect(int index, Site site, StatisticSet wanted, bool cross,
                               SiteStatistics& statistics, Tensor& cross_moment) {
   const int64_t channels = stream_->model->site_channels(index, site);
-  statistics = start_site(wanted, channels);
-  const bool has_moment = wanted.has(Statistic::second_moment);
-  if (has_moment) {
-    PARE_TRY(statistics.second_moment, Tensor::allocate(DType::f32, {channels, channels}));
-  }
+  PARE_TRY(SiteObserver observer, SiteObserver::create(options_.device, wanted, channels, windows_.samples,
+                                                       stream_->hidden.chunks()));
   if (cross) {
     const int64_t original_channels = original_->model->site_channels(index, site);
-    PARE_TRY(cross_moment, Tensor::allocate(DType::f32, {original_channels, channels}));
+    PARE_TRY(cross_moment, Tensor::allocate(DType::f32, {original_channels, channels}, options_.device));
   }
+  const auto located = [&](const Error& error) {
+    return locate(error, source_->path(), index, site, observer.bad_batch() * samples_per_chunk_,
+                  windows_.context);
+  };
   for (int64_t chunk = 0; chunk < stream_->hidden.chunks(); ++chunk) {
     const Workspace::Scope scope(workspace_);
     Tensor x, original;
     PARE_CHECK(visit(index, *stream_, site, chunk, x));
-    const Status seen = observe(statistics, wanted, x, windows_.context);
-    if (!seen)
-      return locate(seen.error(), source_->path(), index, site, chunk * samples_per_chunk_, windows_.context);
+    const Status seen = observer.observe(x, windows_.context, workspace_);
+    if (!seen) return located(seen.error());
     if (original_ != nullptr) PARE_CHECK(visit(index, *original_, site, chunk, original));
-    if (has_moment) add_moment_of_rows(x, statistics.second_moment, workspace_);
     if (cross) {
       for (int64_t begin = 0; begin < x.size(0); begin += kMomentTokens) {
         const int64_t end = std::min(x.size(0), begin + kMomentTokens);
@@ -273,7 +313,8 @@ Status BlockPipeline::collect(int index, Site site, StatisticSet wanted, bool cr
     }
     PARE_CHECK(options_.advance(x.size(0)));
   }
-  if (has_moment) finish_second_moment(statistics.second_moment);
+  const Status finished = observer.finish(statistics);
+  if (!finished) return located(finished.error());
   if (wanted.has(Statistic::histogram)) PARE_CHECK(second_pass(index, site, statistics));
   return {};
 }
@@ -281,71 +322,92 @@ Status BlockPipeline::collect(int index, Site site, StatisticSet wanted, bool cr
 Status BlockPipeline::second_pass(int index, Site site, SiteStatistics& statistics) {
   PARE_TRY(const double limit, options_.histogram_limit(index, site, largest_magnitude(statistics)));
   start_histogram(statistics, limit);
+  PARE_TRY(SiteHistogram histogram, SiteHistogram::create(options_.device, statistics));
   for (int64_t chunk = 0; chunk < stream_->hidden.chunks(); ++chunk) {
     const Workspace::Scope scope(workspace_);
     PARE_TRY(const Tensor x, input_again(index, *stream_, site, chunk));
-    PARE_CHECK(observe_histogram(statistics, x));
+    PARE_CHECK(histogram.observe(x));
+  }
+  return histogram.finish();
+}
+
+// Shows the inputs of all sites of the block as it is, without moving the stores on.
+Status BlockPipeline::survey_pass(
+    int index, const std::function<Status(Site site, int64_t chunk, const Tensor& x)>& look,
+    bool counts_progress) {
+  Model& model = *stream_->model;
+  for (int64_t chunk = 0; chunk < stream_->hidden.chunks(); ++chunk) {
+    const Batch rows = batch(chunk);
+    const Workspace::Scope scope(workspace_);
+    Tensor hidden = workspace_.take(DType::f32, {rows.tokens(), stream_->hidden.channels()});
+    {
+      PARE_TRY(const Tensor stored, stream_->hidden.read(chunk, hidden));
+      if (stored.raw() != hidden.raw()) PARE_CHECK(copy_into(stored, hidden));
+    }
+    Tensor normed = workspace_.take(DType::f32, hidden.shape());
+    for (const Site site : kSites) {
+      const Workspace::Scope site_scope(workspace_);
+      const bool is_normed = site == Site::attention_in || site == Site::mlp_in;
+      Tensor x =
+          is_normed ? normed : workspace_.take(DType::f32, {rows.tokens(), model.site_channels(index, site)});
+      PARE_CHECK(model.produce(index, site, rows, is_normed ? hidden : normed, x, workspace_));
+      PARE_CHECK(look(site, chunk, x));
+      if (!is_normed) model.consume(index, site, x, hidden, workspace_);
+    }
+    PARE_CHECK(options_.advance(counts_progress ? rows.tokens() : 0));
   }
   return {};
 }
 
-// All sites of the block as it is, without moving the stores on.
 Status BlockPipeline::survey(int index, const std::function<StatisticSet(Site)>& asked,
                              std::map<Site, SiteStatistics>& statistics) {
-  Model& model = *stream_->model;
   const bool is_mixture = stream_->shape(index).is_mixture();
   const auto has_slots = [=](Site site) { return is_mixture && site == Site::mlp_out; };
   const auto wanted = [&](Site site) { return has_slots(site) ? StatisticSet() : asked(site); };
-  for (const Site site : kSites) {
-    const int64_t channels = model.site_channels(index, site);
-    statistics[site] = start_site(wanted(site), channels);
-    if (wanted(site).has(Statistic::second_moment)) {
-      PARE_TRY(statistics[site].second_moment, Tensor::allocate(DType::f32, {channels, channels}));
-    }
-  }
-  // Histograms need the largest magnitude first: a second walk over the block.
+  std::map<Site, SiteObserver> observers;
   bool has_histogram = false;
-  for (const Site site : kSites) has_histogram = has_histogram || wanted(site).has(Statistic::histogram);
-  for (int pass = 0; pass < (has_histogram ? 2 : 1); ++pass) {
-    if (pass == 1) {
-      for (const Site site : kSites)
-        if (wanted(site).has(Statistic::histogram))
-          start_histogram(statistics[site], largest_magnitude(statistics[site]));
-    }
-    for (int64_t chunk = 0; chunk < stream_->hidden.chunks(); ++chunk) {
-      const Batch rows = batch(chunk);
-      const Workspace::Scope scope(workspace_);
-      Tensor hidden = workspace_.take(DType::f32, {rows.tokens(), stream_->hidden.channels()});
-      {
-        PARE_TRY(const Tensor stored, stream_->hidden.read(chunk, hidden));
-        if (stored.raw() != hidden.raw())
-          std::memcpy(hidden.mutable_raw(), stored.raw(), hidden.size_bytes());
-      }
-      Tensor normed = workspace_.take(DType::f32, hidden.shape());
-      for (const Site site : kSites) {
-        const Workspace::Scope site_scope(workspace_);
-        const bool is_normed = site == Site::attention_in || site == Site::mlp_in;
-        Tensor x = is_normed ? normed
-                             : workspace_.take(DType::f32, {rows.tokens(), model.site_channels(index, site)});
-        PARE_CHECK(model.produce(index, site, rows, is_normed ? hidden : normed, x, workspace_));
-        if (pass == 1) {
-          if (wanted(site).has(Statistic::histogram)) PARE_CHECK(observe_histogram(statistics[site], x));
-        } else if (!has_slots(site)) {
-          const Status seen = observe(statistics[site], wanted(site), x, windows_.context);
-          if (!seen) {
-            return locate(seen.error(), source_->path(), index, site, chunk * samples_per_chunk_,
-                          windows_.context);
-          }
-          if (wanted(site).has(Statistic::second_moment))
-            add_moment_of_rows(x, statistics[site].second_moment, workspace_);
-        }
-        if (!is_normed) model.consume(index, site, x, hidden, workspace_);
-      }
-      PARE_CHECK(options_.advance(pass == 0 ? rows.tokens() : 0));
-    }
+  for (const Site site : kSites) {
+    const int64_t channels = stream_->model->site_channels(index, site);
+    statistics[site] = start_site(wanted(site), channels);
+    has_histogram = has_histogram || wanted(site).has(Statistic::histogram);
+    if (has_slots(site)) continue;
+    PARE_TRY(SiteObserver observer, SiteObserver::create(options_.device, wanted(site), channels,
+                                                         windows_.samples, stream_->hidden.chunks()));
+    observers.emplace(site, std::move(observer));
   }
-  for (const Site site : kSites)
-    if (wanted(site).has(Statistic::second_moment)) finish_second_moment(statistics[site].second_moment);
+  const auto located = [&](const Error& error, Site site, int64_t batch) {
+    return locate(error, source_->path(), index, site, batch * samples_per_chunk_, windows_.context);
+  };
+  PARE_CHECK(survey_pass(
+      index,
+      [&](Site site, int64_t chunk, const Tensor& x) -> Status {
+        if (has_slots(site)) return {};
+        const Status seen = observers.at(site).observe(x, windows_.context, workspace_);
+        if (!seen) return located(seen.error(), site, chunk);
+        return {};
+      },
+      /*counts_progress=*/true));
+  for (auto& [site, observer] : observers) {
+    const Status finished = observer.finish(statistics[site]);
+    if (!finished) return located(finished.error(), site, observer.bad_batch());
+  }
+  if (!has_histogram) return {};
+  // Histograms need the largest magnitude first: a second walk over the block.
+  std::map<Site, SiteHistogram> histograms;
+  for (const Site site : kSites) {
+    if (!wanted(site).has(Statistic::histogram)) continue;
+    start_histogram(statistics[site], largest_magnitude(statistics[site]));
+    PARE_TRY(SiteHistogram histogram, SiteHistogram::create(options_.device, statistics[site]));
+    histograms.emplace(site, std::move(histogram));
+  }
+  PARE_CHECK(survey_pass(
+      index,
+      [&](Site site, int64_t, const Tensor& x) -> Status {
+        const auto histogram = histograms.find(site);
+        return histogram == histograms.end() ? Status() : histogram->second.observe(x);
+      },
+      /*counts_progress=*/false));
+  for (auto& [site, histogram] : histograms) PARE_CHECK(histogram.finish());
   return {};
 }
 
@@ -370,9 +432,20 @@ Status BlockPipeline::fit_workspace() {
   if (need <= workspace_.capacity()) return {};
   PARE_ASSERT(workspace_.used() == 0, "[block_pipeline] {} bytes of workspace in use", workspace_.used());
   workspace_ = Workspace();  // freed before its successor is made
-  PARE_TRY(workspace_, Workspace::reserve(need, Device::cpu()));
+  PARE_TRY(workspace_, Workspace::reserve(need, options_.device));
   return {};
 }
+
+namespace {
+
+// A moment as the step takes it.
+Status hand_over(const Step& step, Tensor& moment) {
+  if (step.takes_device_moments()) return {};
+  PARE_TRY(moment, moved(moment, Device::cpu()));
+  return {};
+}
+
+}  // namespace
 
 Status BlockPipeline::run_block(int index, Step& step) {
   const bool is_mixture = stream_->shape(index).is_mixture();
@@ -387,6 +460,7 @@ Status BlockPipeline::run_block(int index, Step& step) {
   if (has_survey) {
     PARE_CHECK(survey(
         index, [&](Site site) { return step.survey(index, site); }, before));
+    for (auto& [site, statistics] : before) PARE_CHECK(hand_over(step, statistics.second_moment));
   }
   PARE_CHECK(step.edit(edit, before));
   PARE_CHECK(fit_workspace());
@@ -401,6 +475,8 @@ Status BlockPipeline::run_block(int index, Step& step) {
     const bool cross = original_ != nullptr && step.wants_cross_moment();
     PARE_CHECK(collect(index, site, step.wanted(index, site), cross, statistics, cross_moment));
     sample_private_bytes();
+    PARE_CHECK(hand_over(step, statistics.second_moment));
+    PARE_CHECK(hand_over(step, cross_moment));
     PARE_CHECK(step.compress(edit, {.site = site, .statistics = statistics, .cross_moment = cross_moment}));
     PARE_CHECK(fit_workspace());
   }
@@ -419,6 +495,7 @@ Status BlockPipeline::observe_block(int index, const std::function<StatisticSet(
   for (const Site site : kSites) {
     Tensor none;
     PARE_CHECK(collect(index, site, wanted(site), false, statistics[site], none));
+    PARE_TRY(statistics[site].second_moment, moved(statistics[site].second_moment, Device::cpu()));
   }
   return finish_block(index, *stream_);
 }
@@ -431,9 +508,11 @@ Status BlockPipeline::pass_block(int index, const std::function<Status(const Ten
     const Tensor scratch = workspace_.take(DType::f32, shape);
     Tensor after = workspace_.take(DType::f32, shape);
     PARE_TRY(const Tensor before, stream_->hidden.read(chunk, scratch));
-    std::memcpy(after.mutable_raw(), before.raw(), after.size_bytes());
+    PARE_CHECK(copy_into(before, after));
     PARE_CHECK(stream_->model->run_block(index, batch(chunk), after, nullptr, workspace_));
-    PARE_CHECK(look(before, after));
+    PARE_TRY(const Tensor seen_before, moved(before, Device::cpu()));
+    PARE_TRY(const Tensor seen_after, moved(after, Device::cpu()));
+    PARE_CHECK(look(seen_before, seen_after));
     PARE_CHECK(stream_->hidden.write(chunk, after));
     PARE_CHECK(options_.advance(shape[0]));
   }
@@ -452,7 +531,8 @@ Result<Tensor> BlockPipeline::state_chunk(int64_t index) {
   // Valid until the next call that takes from the workspace.
   const Workspace::Scope scope(workspace_);
   const Tensor scratch = workspace_.take(DType::f32, {store.rows(chunk), store.channels()});
-  return store.read(chunk, scratch);
+  PARE_TRY(const Tensor state, store.read(chunk, scratch));
+  return moved(state, Device::cpu());
 }
 
 Status BlockPipeline::restore_state_chunk(int64_t index, std::span<const std::byte> bytes) {
@@ -464,7 +544,9 @@ Status BlockPipeline::restore_state_chunk(int64_t index, std::span<const std::by
   Tensor hidden = store.place(chunk, scratch);
   PARE_ASSERT(bytes.size() == hidden.size_bytes(), "[block_pipeline] state of {} bytes, not {}", bytes.size(),
               hidden.size_bytes());
-  std::memcpy(hidden.mutable_raw(), bytes.data(), bytes.size());
+  // Read only.
+  const Tensor state = Tensor::wrap(const_cast<std::byte*>(bytes.data()), DType::f32, hidden.shape());
+  PARE_CHECK(copy_into(state, hidden));
   return store.write(chunk, hidden);
 }
 

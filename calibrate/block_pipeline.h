@@ -4,6 +4,9 @@
 // Peak memory is one block, its statistics, one chunk of activations, and the hidden states of all samples as
 // far as the ceiling allows (the rest lies on disk). Results do not depend on the ceiling, on threads, or on
 // where the walk was interrupted.
+//
+// On a GPU the block, its statistics and a chunk of activations lie there, hidden states as far as its
+// ceiling allows; the rest as without one.
 #pragma once
 
 #include <functional>
@@ -29,6 +32,8 @@ struct CalibrationWindows {
 struct PipelineOptions {
   uint64_t memory_limit = 0;       // bytes for the whole process; stores take what the rest leaves
   std::string spill_folder = ".";  // for scratch files
+  Device device = Device::cpu();   // where the model runs
+  uint64_t device_limit = 0;       // bytes on a GPU for the whole walk; stores take what the rest leaves
   bool original_stream = false;    // also run the uncompressed model, for cross moments
   // Called after each chunk of each pass with its tokens; an error ends the walk (a stop that cannot wait).
   std::function<Status(int64_t tokens)> advance = [](int64_t) { return Status(); };
@@ -40,6 +45,9 @@ struct PipelineOptions {
 
 // Bytes that a pipeline needs whatever the ceiling: weights of the largest block, statistics, workspace.
 uint64_t pipeline_floor_bytes(const Model& model, int64_t context, bool original_stream);
+
+// The same of a GPU, beside the stores: also what solving one matrix takes. `model` is on that GPU.
+uint64_t pipeline_device_bytes(const Model& model, int64_t context, bool original_stream);
 
 class BlockPipeline {
  public:
@@ -87,6 +95,7 @@ class BlockPipeline {
   Status restore_state_chunk(int64_t index, std::span<const std::byte> bytes);
 
   uint64_t spilled_bytes() const;
+  Device device() const { return options_.device; }
 
  private:
   struct Stream;  // one model with its hidden states and stage inputs
@@ -97,6 +106,8 @@ class BlockPipeline {
   Status compress_experts(int index, Step& step, BlockEdit& edit);
   Status collect_expert(int index, int expert, StatisticSet wanted, SiteStatistics& statistics);
   Status second_pass(int index, Site site, SiteStatistics& statistics);
+  Status survey_pass(int index, const std::function<Status(Site site, int64_t chunk, const Tensor& x)>& look,
+                     bool counts_progress);
   Status survey(int index, const std::function<StatisticSet(Site)>& wanted,
                 std::map<Site, SiteStatistics>& statistics);
   Status finish_block(int index, Stream& stream);

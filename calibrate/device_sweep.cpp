@@ -89,10 +89,9 @@ Result<DeviceSweepOutput> sweep_on_device(const Tensor& weight, const HessianFac
   if (rule.grids != nullptr) {
     PARE_TRY(codes, device_tensor(DType::u8, {out, in}, device));
   }
-  if (has_choice && !keep.defined()) {
-    const std::vector<uint8_t> ones(size_t(out * in), 1);
-    const Tensor host = Tensor::wrap(const_cast<uint8_t*>(ones.data()), DType::u8, {out, in});
-    PARE_TRY(keep, moved(host, device));
+  const bool may_keep_all = has_choice && !keep.defined();
+  if (may_keep_all) {
+    PARE_TRY(keep, device_tensor(DType::u8, {out, in}, device));
   }
   if (rule.removed) {
     PARE_TRY(choice_workspace,
@@ -100,17 +99,21 @@ Result<DeviceSweepOutput> sweep_on_device(const Tensor& weight, const HessianFac
   }
   for (int64_t begin = 0; begin < in; begin += block) {
     const int64_t end = std::min(in, begin + block);
+    ChooseKeptArgs choice{.work = work.data<float>(),
+                          .upper = factor.upper.data<float>(),
+                          .keep = keep.defined() ? keep.mutable_data<uint8_t>() : nullptr,
+                          .rows = out,
+                          .columns = in,
+                          .begin = begin,
+                          .end = end,
+                          .removed = 0,
+                          .is_per_row = rule.is_per_row,
+                          .workspace = nullptr};
+    if (may_keep_all) solver->choose_kept(choice);  // none is removed: all marks are set
     if (rule.removed) {
-      solver->choose_kept({.work = work.data<float>(),
-                           .upper = factor.upper.data<float>(),
-                           .keep = keep.mutable_data<uint8_t>(),
-                           .rows = out,
-                           .columns = in,
-                           .begin = begin,
-                           .end = end,
-                           .removed = rule.removed(begin, end),
-                           .is_per_row = rule.is_per_row,
-                           .workspace = choice_workspace.mutable_raw()});
+      choice.removed = rule.removed(begin, end);
+      choice.workspace = choice_workspace.mutable_raw();
+      solver->choose_kept(choice);
     }
     SweepBlockArgs sweep{.work = work.mutable_data<float>(),
                          .upper = factor.upper.data<float>(),

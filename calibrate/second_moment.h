@@ -7,6 +7,8 @@
 
 namespace pare {
 
+// All tensors of a call lie on one device; on a GPU its StatisticsBackend makes the sums.
+
 // moment f32 [channels, channels] += sum over tokens of x x^T, x f32 [tokens, channels] with at most
 // kMomentTokens tokens. Exactly symmetric: one triangle is computed and mirrored by finish_second_moment().
 // Same bytes for any thread count.

@@ -14,6 +14,9 @@ void add_sample_means(SiteStatistics& statistics, const Tensor& x, int64_t token
 // low, high, and their moving average over the samples of x.
 void add_range(SiteStatistics& statistics, const Tensor& x, int64_t tokens_per_sample);
 
+// The smallest and largest value of the next sample.
+void add_sample_range(SiteStatistics& statistics, float low, float high);
+
 // Counts every value of x.
 void add_histogram(Histogram& histogram, const Tensor& x);
 

@@ -44,20 +44,24 @@ void add_range(SiteStatistics& statistics, const Tensor& x, int64_t tokens_per_s
       const Ends& other = found[size_t(sample * pieces + piece)];
       ends = {std::min(ends.low, other.low), std::max(ends.high, other.high)};
     }
-    if (!statistics.has_range) {
-      statistics.has_range = true;
-      statistics.low = statistics.first_low = ends.low;
-      statistics.high = statistics.first_high = ends.high;
-      statistics.moving_low = double(ends.low);
-      statistics.moving_high = double(ends.high);
-      continue;
-    }
-    statistics.low = std::min(statistics.low, ends.low);
-    statistics.high = std::max(statistics.high, ends.high);
-    const double keep = 1.0 - kMovingAverageShare;
-    statistics.moving_low = keep * statistics.moving_low + kMovingAverageShare * double(ends.low);
-    statistics.moving_high = keep * statistics.moving_high + kMovingAverageShare * double(ends.high);
+    add_sample_range(statistics, ends.low, ends.high);
   }
+}
+
+void add_sample_range(SiteStatistics& statistics, float low, float high) {
+  if (!statistics.has_range) {
+    statistics.has_range = true;
+    statistics.low = statistics.first_low = low;
+    statistics.high = statistics.first_high = high;
+    statistics.moving_low = double(low);
+    statistics.moving_high = double(high);
+    return;
+  }
+  statistics.low = std::min(statistics.low, low);
+  statistics.high = std::max(statistics.high, high);
+  const double keep = 1.0 - kMovingAverageShare;
+  statistics.moving_low = keep * statistics.moving_low + kMovingAverageShare * double(low);
+  statistics.moving_high = keep * statistics.moving_high + kMovingAverageShare * double(high);
 }
 
 }  // namespace pare::observers

@@ -139,6 +139,16 @@ struct RowErrorsArgs {
   int64_t rows, columns;
 };
 
+// counts[0, bin] += values >= 0, counts[1, bin] += values < 0, by |x|; bin = min(bins - 1, floor(|x| bins /
+// limit)). With limit 0: zeros in the first bin, everything else in the last.
+struct CountMagnitudesArgs {
+  const float* x;    // [rows, columns]
+  uint64_t* counts;  // [2, bins]
+  int64_t rows, columns, stride;
+  int32_t bins;  // at most 2048
+  double limit;
+};
+
 class ColumnSolver {
  public:
   virtual ~ColumnSolver() = default;
@@ -152,6 +162,7 @@ class ColumnSolver {
   virtual size_t output_energy_workspace_bytes(int64_t rows, int64_t columns) const = 0;
   virtual void output_energy(const OutputEnergyArgs&) = 0;
   virtual void row_errors(const RowErrorsArgs&) = 0;
+  virtual void count_magnitudes(const CountMagnitudesArgs&) = 0;
 };
 
 }  // namespace pare

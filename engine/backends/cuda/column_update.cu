@@ -15,7 +15,7 @@ constexpr int kThreads = 256;
 constexpr int kPitch = kTile + 4;
 constexpr int kLoads = kTile * kDepth / kThreads;  // of a thread, per operand and step
 
-struct Operands {
+struct alignas(16) Operands {
   float a[kDepth][kPitch];  // [k, row]
   float b[kDepth][kPitch];  // [k, column]
 };

@@ -15,6 +15,7 @@ class CudaColumnSolver final : public ColumnSolver {
   void round_to_grids(const RoundToGridsArgs& a) override;
   void permute_columns(const PermuteColumnsArgs& a) override;
   void row_errors(const RowErrorsArgs& a) override;
+  void count_magnitudes(const CountMagnitudesArgs& a) override;
   size_t choose_kept_workspace_bytes(int64_t rows) const override;  // column_choice.cu
   void choose_kept(const ChooseKeptArgs& a) override;
   void sweep_block(const SweepBlockArgs& a) override;  // column_sweep.cu

@@ -1,4 +1,6 @@
 // Grids of groups, plain rounding to them, columns in another order, and the errors of rows.
+#include <algorithm>
+
 #include "engine/backends/cuda/columns_class.h"
 #include "engine/backends/cuda/grid_math.h"
 
@@ -111,7 +113,41 @@ __global__ void row_errors_kernel(RowErrorsArgs a) {
   a.sums[row * 3 + 2] = largest;
 }
 
+constexpr int kMostBins = 2048;
+
+// Counts of integers, so the order in which threads and blocks add theirs does not matter.
+__global__ void count_magnitudes_kernel(CountMagnitudesArgs a) {
+  __shared__ uint32_t counts[2 * kMostBins];
+  for (int i = int(threadIdx.x); i < 2 * a.bins; i += kThreads) counts[i] = 0;
+  __syncthreads();
+  const double last = double(a.bins - 1);
+  for (int64_t row = blockIdx.x; row < a.rows; row += gridDim.x) {
+    const float* x = a.x + row * a.stride;
+    for (int64_t c = threadIdx.x; c < a.columns; c += kThreads) {
+      const double magnitude = fabs(double(x[c]));
+      const double place = a.limit > 0.0     ? __ddiv_rn(__dmul_rn(magnitude, double(a.bins)), a.limit)
+                           : magnitude > 0.0 ? double(a.bins)
+                                             : 0.0;
+      const int bin = place >= last ? a.bins - 1 : int(place);
+      atomicAdd(&counts[x[c] < 0.0f ? a.bins + bin : bin], 1u);
+    }
+  }
+  __syncthreads();
+  for (int i = int(threadIdx.x); i < 2 * a.bins; i += kThreads)
+    if (counts[i] != 0)
+      atomicAdd(reinterpret_cast<unsigned long long*>(a.counts) + i,
+                static_cast<unsigned long long>(counts[i]));
+}
+
 }  // namespace
+
+void CudaColumnSolver::count_magnitudes(const CountMagnitudesArgs& a) {
+  PARE_ASSERT(a.bins <= kMostBins, "[cuda] {} bins", a.bins);
+  // Few blocks, since each adds all of its counts to the whole; rows of a block stay below 2^32 values.
+  const int64_t blocks = std::min<int64_t>(a.rows, 4 * context_.multiprocessors());
+  context_.launch("count_magnitudes", count_magnitudes_kernel, {.grid = unsigned(blocks), .block = kThreads},
+                  a);
+}
 
 void CudaColumnSolver::fit_grids(const FitGridsArgs& a) {
   const int64_t groups = (a.columns + a.width - 1) / a.width;
