@@ -211,8 +211,7 @@ Result<Exit> run_calibrate(const Options& given, const CommonOptions& common) {
   PARE_CHECK(start_engine(common));
   if (!options.merge.empty()) return run_merge(options, common);
   const auto start = std::chrono::steady_clock::now();
-  PARE_TRY(const Device device, chosen_device(common));
-  static_cast<void>(device);  // the walk is on the CPU
+  PARE_TRY(const WalkDevice device, walk_device(common));
   PARE_TRY(const StatisticSet collected, parse_statistics(options.statistics));
   PARE_TRY(const auto group, ProcessGroup::join());
   std::pair<int64_t, int64_t> part = {group->rank(), group->size()};
@@ -259,6 +258,8 @@ Result<Exit> run_calibrate(const Options& given, const CommonOptions& common) {
   }
   PipelineOptions pipeline_options;
   pipeline_options.memory_limit = limit;
+  pipeline_options.device = device.device;
+  pipeline_options.device_limit = device.limit;
   pipeline_options.spill_folder = folder_of(options.output);
   PARE_TRY(pipeline_options.histogram_limit, histogram_limits(options, header, *group));
   PARE_TRY(const auto pipeline,

@@ -146,6 +146,12 @@ Result<Device> chosen_device(const CommonOptions& common) {
   return usage("--device", "not a device", name, "auto, cpu, cuda, cuda:N, reference, check");
 }
 
+Result<WalkDevice> walk_device(const CommonOptions& common) {
+  PARE_TRY(const Device device, chosen_device(common));
+  if (device.is_host()) return WalkDevice{};
+  return WalkDevice{device, cuda::memory_use(backend_for(device)).ceiling_bytes};
+}
+
 Result<uint64_t> memory_limit(const CommonOptions& common) {
   if (common.max_memory.empty()) return available_bytes() / 10 * 9;
   const auto bytes = parse_bytes(common.max_memory);

@@ -21,7 +21,7 @@ namespace pare::cli {
 struct CommonOptions {
   std::string device = "auto";  // auto, cpu, cuda, cuda:N, reference, check
   std::string max_vram, gpu_math = "bf16";
-  int threads = 0;              // 0: one per CPU
+  int threads = 0;  // 0: one per CPU
   uint64_t seed = 0;
   std::string max_memory;           // "8GB"; empty: 90 % of what is available
   std::string cpu_profile;          // generic, avx2, avx512; empty: what the machine has
@@ -33,7 +33,7 @@ struct CommonOptions {
   bool allow_unindexed = false;
   bool strict = false;
   bool ignore_activation_quant = false;
-  std::string weights;  // file inside a model folder
+  std::string weights;                      // file inside a model folder
   std::vector<std::string> command_line{};  // the words after the program's name, as typed
 };
 
@@ -64,6 +64,14 @@ void add_common(CLI::App* verb, Commands& commands, bool computes);
 Status start_engine(const CommonOptions& common);
 // The device that `--device` names; `auto` is the CPU in builds without a CUDA backend.
 Result<Device> chosen_device(const CommonOptions& common);
+// Where a walk over blocks computes, and how many bytes it may take there (0 on hosts, which have another
+// ceiling): a GPU that was asked for, else the CPU.
+struct WalkDevice {
+  Device device = Device::cpu();
+  uint64_t limit = 0;
+};
+Result<WalkDevice> walk_device(const CommonOptions& common);
+
 // Bytes that the job may use (exit 2 for a malformed value).
 Result<uint64_t> memory_limit(const CommonOptions& common);
 // Exit 6 (CL05) when `need` is above the limit; `remedy` names the flag that lowers it.

@@ -128,6 +128,9 @@ Result<Exit> run_job(const JobArguments& arguments, const CommonOptions& common,
                                            : JobMode::fresh;
   BlockJob& job = command.job();
   PARE_TRY(job.memory_limit, memory_limit(common));
+  PARE_TRY(const WalkDevice walk, walk_device(common));
+  job.device = walk.device;
+  job.device_limit = walk.limit;
   PARE_CHECK(check_memory(common, resident_bytes() + command.peak_memory_bytes(calibration.report.context),
                           "lower --context, or raise --max-memory"));
   if (arguments.dry_run) {

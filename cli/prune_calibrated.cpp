@@ -207,6 +207,8 @@ class PruneCommand final : public JobCommand {
     PARE_CHECK(check_inputs(*job_.source, job_.model, {}));
     PipelineOptions pipeline;
     pipeline.memory_limit = job_.memory_limit;
+    pipeline.device = job_.device;
+    pipeline.device_limit = job_.device_limit;
     pipeline.spill_folder = folder.path();
     pipeline.advance = job_.advance;
     const Sparsity share = settings_.selection.target.sparsity;

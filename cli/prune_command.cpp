@@ -80,7 +80,7 @@ Result<Exit> run_streamed(const PruneArguments& arguments, const PruneSettings& 
 Result<Exit> run_prune(const PruneArguments& arguments, const CommonOptions& common) {
   PARE_CHECK(start_engine(common));
   PARE_TRY(const Device device, chosen_device(common));
-  static_cast<void>(device);  // the CPU: there is no other yet
+  static_cast<void>(device);  // opened before any work; methods that need data walk on it (walk_device)
   if (is_structured(arguments.structured)) {
     StructuredArguments structured = arguments.structured;
     structured.sparsity = arguments.sparsity;

@@ -117,7 +117,7 @@ Result<Exit> run_streamed(const QuantizeArguments& arguments, const QuantizeSett
 Result<Exit> run_quantize(const QuantizeArguments& arguments, const CommonOptions& common) {
   PARE_CHECK(start_engine(common));
   PARE_TRY(const Device device, chosen_device(common));
-  static_cast<void>(device);  // the CPU: there is no other yet
+  static_cast<void>(device);  // opened before any work; methods that need data walk on it (walk_device)
   PARE_TRY(const QuantizeSettings settings, quantize_settings(arguments));
   PARE_TRY(std::vector<Gate> gates, report_gates(arguments));
   PARE_TRY(const auto source, open_job_input(arguments, common));
