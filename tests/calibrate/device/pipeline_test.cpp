@@ -8,6 +8,7 @@
 #include "calibrate/block_pipeline.h"
 #include "prune/prune_step.h"
 #include "tests/calibrate/device/device.h"
+#include "tests/quantize/problem.h"
 #include "tests/quantize/tiny_job.h"
 
 namespace pare::test {
