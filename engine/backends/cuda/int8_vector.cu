@@ -32,16 +32,15 @@ __device__ __forceinline__ int32_t dot_words(const uint4& a, const uint4& b, int
 // sums[r][m] += chunk of row r times the codes of token m, `chunks` chunks from `chunk` on, `stride` apart.
 template <int kRows, int kTokens, bool kNibbles>
 __device__ __forceinline__ void add_chunks(const Int8Problem& p, const uint8_t* const (&rows)[kRows],
-                                           const int8_t* const (&tokens)[kTokens], int64_t chunk, int64_t end,
+                                           const int (&tokens)[kTokens], int64_t chunk, int64_t end,
                                            int stride, int32_t (&sums)[kRows][kTokens]) {
-  (void)p;
   for (; chunk < end; chunk += stride) {
     uint4 w[kRows];
 #pragma unroll
     for (int r = 0; r < kRows; ++r) w[r] = ptx::load_once(rows[r] + chunk * kChunk);
 #pragma unroll
     for (int m = 0; m < kTokens; ++m) {
-      const int8_t* x = tokens[m] + chunk * kColumnsOfChunk<kNibbles>;
+      const int8_t* x = p.x.codes + tokens[m] + chunk * kColumnsOfChunk<kNibbles>;
       const uint4 low = load_codes(x);
       if constexpr (kNibbles) {
         const uint4 high = load_codes(x + 16);
@@ -65,7 +64,7 @@ __device__ __forceinline__ void add_chunks(const Int8Problem& p, const uint8_t* 
 template <int kRows, int kTokens>
 struct Operands {
   const uint8_t* rows[kRows];
-  const int8_t* tokens[kTokens];
+  int tokens[kTokens];  // offsets; half the registers of pointers
 
   __device__ explicit Operands(const Int8Problem& p) {
 #pragma unroll
@@ -74,7 +73,7 @@ struct Operands {
       rows[r] = p.codes + (n < p.n ? n : p.n - 1) * p.row_bytes;
     }
 #pragma unroll
-    for (int m = 0; m < kTokens; ++m) tokens[m] = p.x.codes + (m < p.m ? m : p.m - 1) * p.segments.padded();
+    for (int m = 0; m < kTokens; ++m) tokens[m] = int((m < p.m ? m : p.m - 1) * p.segments.padded());
   }
 };
 
@@ -181,7 +180,8 @@ void launch_for(Context& context, const Int8Problem& p) {
 }  // namespace
 
 void launch_int8_vector(Context& context, const Int8Problem& p) {
-  PARE_ASSERT(p.m <= kInt8VectorTokens, "[int8] {} tokens", p.m);
+  PARE_ASSERT(p.m <= kInt8VectorTokens && p.m * p.segments.padded() <= 0x7fffffff, "[int8] {} tokens of {}",
+              p.m, p.segments.in);
   if (p.is_nibbles) return launch_for<true>(context, p);
   launch_for<false>(context, p);
 }

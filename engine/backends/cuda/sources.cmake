@@ -23,12 +23,17 @@ set(PARE_CUDA_SOURCES
   cross_entropy.cu
   cuda_backend.cpp
   device_info.cu
+  device_parts.cpp
   embedding.cu
   factors.cu
   few_rows.cu
   gemm.cpp
   grid_fit.cu
   int8_layout.cpp
+  int8_matmul.cu
+  int8_mma.cu
+  int8_round.cu
+  int8_vector.cu
   kv_cache.cu
   libraries.cpp
   matmul.cpp
@@ -40,6 +45,7 @@ set(PARE_CUDA_SOURCES
   packed_geometry.cpp
   packed_layout_cuda.cpp
   packed_matmul.cpp
+  packed_matmul.cu
   packed_prepack.cu
   packed_stripes.cu
   packed_stripes_any.cu
