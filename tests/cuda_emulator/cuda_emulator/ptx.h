@@ -126,7 +126,62 @@ inline void multiply_16x8x32_s8(void* const* slots, unsigned) {
   }
 }
 
+struct SparseProduct {
+  float* d;
+  const uint32_t *a, *b;
+  uint32_t places;
+  int selector;
+};
+
+// m16n8k32, two of four columns of a kept: a registers like m16n8k16 of the kept ones, that is register r of lane l holds
+// row l / 4 + 8 (r % 2), the pair of columns 4 (l % 4) + 16 (r / 2) and three more; b register r rows 2 (l % 4) + 8 r and
+// the next, column l / 4. Lane 4 g + 2 selector + u tells columns 16 u to 16 u + 15 of rows g (low half) and g + 8.
+template <bool IsBf16>
+void multiply_sparse_16x8x32(void* const* slots, unsigned) {
+  float a[16][32] = {}, b[32][8];
+  const int selector = static_cast<SparseProduct*>(slots[0])->selector;
+  for (int l = 0; l < 32; ++l) {
+    const auto& own = *static_cast<SparseProduct*>(slots[l]);
+    for (int r = 0; r < 4; ++r) {
+      const int row = l / 4 + 8 * (r % 2), upper = r / 2;
+      const uint32_t word = static_cast<SparseProduct*>(slots[4 * (l / 4) + 2 * selector + upper])->places;
+      const uint32_t pair = word >> (16 * (r % 2) + 4 * (l % 4)) & 15;
+      if ((pair & 3) >= pair >> 2) {
+        std::fprintf(stderr, "cuda_emulator: places of mma.sp do not rise\n");
+        std::abort();
+      }
+      for (int half = 0; half < 2; ++half) {
+        const int column = 16 * upper + 4 * (l % 4) + int(pair >> (2 * half) & 3);
+        a[row][column] = half_value(own.a[r] >> (16 * half) & 0xffff, IsBf16);
+        b[2 * (l % 4) + 8 * r + half][l / 4] = half_value(own.b[r] >> (16 * half) & 0xffff, IsBf16);
+      }
+    }
+  }
+  for (int l = 0; l < 32; ++l) {
+    float* d = static_cast<SparseProduct*>(slots[l])->d;
+    for (int r = 0; r < 4; ++r) {
+      const int row = l / 4 + 8 * (r / 2), column = 2 * (l % 4) + r % 2;
+      float sum = d[r];
+      for (int k = 0; k < 32; ++k) {
+        if (a[row][k] != 0.0f) sum = std::fma(a[row][k], b[k][column], sum);
+      }
+      d[r] = sum;
+    }
+  }
+}
+
 }  // namespace detail
+
+template <int Selector>
+void mma_sparse_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[4], uint32_t places) {
+  detail::SparseProduct own{d, a, b, places, Selector};
+  ::emulator::meet_warp(0xffffffffu, &own, detail::multiply_sparse_16x8x32<true>, "mma.sp bf16");
+}
+template <int Selector>
+void mma_sparse_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[4], uint32_t places) {
+  detail::SparseProduct own{d, a, b, places, Selector};
+  ::emulator::meet_warp(0xffffffffu, &own, detail::multiply_sparse_16x8x32<false>, "mma.sp f16");
+}
 
 inline void ldmatrix_x4(uint32_t (&r)[4], const void* row) { detail::ldmatrix(r, row, 4, false); }
 inline void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row) { detail::ldmatrix(r, row, 4, true); }
