@@ -62,6 +62,11 @@ set(PARE_CUDA_SOURCES
   rows.cu
   second_moment.cu
   softmax.cu
+  sparse_layout.cpp
+  sparse_masked.cu
+  sparse_matmul.cu
+  sparse_of_four_mma.cu
+  sparse_of_four_vector.cu
   staging.cpp
   training_activation.cu
   training_embedding.cu
