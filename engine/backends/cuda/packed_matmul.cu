@@ -1,6 +1,7 @@
 // prepack, unpack and packed_matmul: which family of kernels a packed matrix belongs to.
 #include "engine/backends/cuda/backend_class.h"
 #include "engine/backends/cuda/int8_matmul.h"
+#include "engine/backends/cuda/sparse_layout.h"
 #include "engine/backends/cuda/sparse_matmul.h"
 
 namespace pare::cuda {

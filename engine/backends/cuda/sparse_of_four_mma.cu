@@ -5,9 +5,9 @@
 // Up to 16 tokens: the weights are the whole cost. Eight warps share the columns of one tile of 16 rows, each
 // lane loads its own fragments from memory (16 bytes, in the order in which they are used, no shared memory),
 // and sums meet at the end: 256 blocks for 4096 rows, 16 warps per multiprocessor of a large chip.
-// More tokens: tiles of 128 rows x 128 tokens, 64 x 64 per warp, so that a step of 32 columns reads 6 KiB of
-// shared memory per warp for 32 instructions; small problems take tiles of 64 x 64. Three stages of 64
-// columns are in flight.
+// More tokens: tiles of 128 rows x 128 tokens (with codes 64), 64 x 64 per warp, so that a step of 32 columns
+// reads 6 KiB of shared memory per warp for 32 instructions; small problems take tiles of 64 x 64. Three
+// stages of 64 columns are in flight.
 #include "engine/backends/cuda/sparse_of_four.h"
 
 namespace pare::cuda {
@@ -264,9 +264,11 @@ void launch_for(Context& context, const SparseProblem& p, uint4* tokens) {
                           p.m <= 8 ? of_four_stream_kernel<kStored, 1> : of_four_stream_kernel<kStored, 2>,
                           shape, p, words, static_cast<const uint4*>(tokens));
   }
-  const int64_t large = (p.m + 127) / 128 * ((p.n + 127) / 128);
+  // Codes need registers for scales: half as many tokens.
+  constexpr int kWide = kIsCode<kStored> ? 4 : 8, kTokens = 16 * kWide;
+  const int64_t large = (p.m + kTokens - 1) / kTokens * ((p.n + 127) / 128);
   if (p.m > 64 && large >= context.multiprocessors())
-    return launch_tile<kStored, 4, 8>(context, p, words, tokens);
+    return launch_tile<kStored, 4, kWide>(context, p, words, tokens);
   launch_tile<kStored, 2, 4>(context, p, words, tokens);
 }
 
