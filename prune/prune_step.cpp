@@ -10,6 +10,7 @@
 #include "calibrate/output_error.h"
 #include "engine/core/text.h"
 #include "engine/tensor/tensor_scan.h"
+#include "prune/device_select.h"
 #include "prune/scores.h"
 
 namespace pare {
@@ -270,9 +271,21 @@ Status PruneStep::prune_site(BlockEdit& block, const StageInput& input) {
 
 Result<Mask> PruneStep::chosen_mask(const BlockEdit& block, const TensorSpec& spec, const Tensor& weight,
                                     const SiteStatistics& statistics, std::string& fallback) const {
+  const auto counted = options_.counts.find(spec.name);
+  const bool is_wanda = fallback.empty() && options_.method == PruneMethod::wanda;
+  std::vector<float> norms;
+  if (is_wanda) {
+    PARE_TRY(norms, input_norms(statistics));
+  }
+  if (is_wanda || !(fallback.empty() && uses_gradients(options_.method))) {
+    PARE_TRY(std::optional<Mask> chosen,
+             select_on_device(options_.device, weight, norms, *target_of(spec), options_.scope,
+                              counted != options_.counts.end() ? std::optional(counted->second) : std::nullopt,
+                              spec.name));
+    if (chosen) return *std::move(chosen);
+  }
   Tensor scores;
-  if (fallback.empty() && options_.method == PruneMethod::wanda) {
-    PARE_TRY(const std::vector<float> norms, input_norms(statistics));
+  if (is_wanda) {
     PARE_TRY(scores, wanda_scores(weight, norms));
   }
   if (fallback.empty() && uses_gradients(options_.method)) {
@@ -291,8 +304,7 @@ Result<Mask> PruneStep::chosen_mask(const BlockEdit& block, const TensorSpec& sp
   if (!scores.defined()) {
     PARE_TRY(scores, magnitude_scores(weight));
   }
-  if (const auto count = options_.counts.find(spec.name); count != options_.counts.end())
-    return select_matrix(scores, count->second);
+  if (counted != options_.counts.end()) return select_matrix(scores, counted->second);
   return select_weights(scores, *target_of(spec), options_.scope, spec.name);
 }
 

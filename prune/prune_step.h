@@ -26,6 +26,7 @@ Result<PruneMethod> parse_prune_method(std::string_view name);
 
 struct PruneOptions {
   PruneMethod method = PruneMethod::wanda;
+  Device device = Device::cpu();  // where weights are chosen by magnitude and wanda; the same masks everywhere
   Scope scope = Scope::row;
   HessianOptions hessian{.damping = 0.01, .max_retries = 5, .act_order = false};
   SparseGptOptions sparsegpt;

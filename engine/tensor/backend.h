@@ -265,6 +265,7 @@ struct ScatterRowsArgs {
 class TrainingBackend;    // training_backend.h
 class StatisticsBackend;  // statistics_backend.h
 class DecodeBackend;      // decode_backend.h
+class SelectionBackend;   // selection_backend.h
 
 class Backend {
  public:
@@ -333,6 +334,8 @@ class Backend {
   virtual StatisticsBackend* statistics() { return nullptr; }
   // Fused decode steps that replay as one; null where a step is made of the operations above.
   virtual DecodeBackend* decoding() { return nullptr; }
+  // Choosing which weights go; null where the host's own code does it.
+  virtual SelectionBackend* selection() { return nullptr; }
 };
 
 // The installed backends. Installing is done by cli (and by tests); the last one for a device wins.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "engine/backends/cuda/context.h"
+#include "engine/backends/cuda/selection_class.h"
 #include "engine/backends/cuda/staging.h"
 #include "engine/backends/cuda/statistics_class.h"
 #include "engine/backends/cuda/training_class.h"
@@ -12,7 +13,7 @@ namespace pare::cuda {
 class CudaBackend final : public Backend {
  public:
   explicit CudaBackend(std::unique_ptr<Context> context)
-      : context_(std::move(context)), training_(*context_), statistics_(*context_) {}
+      : context_(std::move(context)), training_(*context_), statistics_(*context_), selection_(*context_) {}
   ~CudaBackend() override;
 
   Device device() const override { return Device::cuda(context_->index()); }
@@ -59,6 +60,7 @@ class CudaBackend final : public Backend {
   TrainingBackend* training() override { return &training_; }
   StatisticsBackend* statistics() override { return &statistics_; }
   DecodeBackend* decoding() override;
+  SelectionBackend* selection() override { return &selection_; }
 
   Context& context() { return *context_; }
   const Context& context() const { return *context_; }
@@ -68,6 +70,7 @@ class CudaBackend final : public Backend {
   Staging staging_;
   CudaTraining training_;
   CudaStatistics statistics_;
+  CudaSelection selection_;
 };
 
 }  // namespace pare::cuda

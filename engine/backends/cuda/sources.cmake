@@ -61,6 +61,9 @@ set(PARE_CUDA_SOURCES
   rotary.cu
   rows.cu
   second_moment.cu
+  select_matrix.cu
+  select_pattern.cu
+  select_rows.cu
   softmax.cu
   sparse_layout.cpp
   sparse_masked.cu
