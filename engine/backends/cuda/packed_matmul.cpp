@@ -5,10 +5,13 @@
 #include <vector>
 
 #include "engine/backends/cuda/backend_class.h"
+#include "engine/backends/cuda/int8_matmul.h"
 #include "engine/backends/cuda/packed_prepack.h"
 #include "engine/backends/cuda/packed_stripes.h"
 #include "engine/backends/cuda/packed_table.h"
 #include "engine/backends/cuda/packed_vector.h"
+#include "engine/backends/cuda/sparse_layout.h"
+#include "engine/backends/cuda/sparse_matmul.h"
 
 namespace pare::cuda {
 namespace {
@@ -95,15 +98,7 @@ Result<PackedMatrix> CudaBackend::prepack(std::shared_ptr<const QuantizedTensor>
     nothing.canonical = std::move(weight);
     return nothing;
   }
-  if (weight->activation) {
-    return Error{.exit = Exit::unsupported,
-                 .rule = "PK20",
-                 .path = "cuda",
-                 .where = "prepack",
-                 .what = "integer products have no kernel on a GPU",
-                 .got = weight->activation->text(),
-                 .limit = {}};
-  }
+  if (weight->activation) return prepack_int8(*this, *weight);
   PARE_TRY(const Tensor group_index, on_host(*this, weight->group_index));
   const ColumnMap map = column_map(scheme, weight->in(), group_index);
   const FragmentGeometry g = fragment_geometry(scheme, weight->out(), map, weight->in());
@@ -144,6 +139,7 @@ Result<PackedMatrix> CudaBackend::prepack(std::shared_ptr<const QuantizedTensor>
 
 Result<QuantizedTensor> CudaBackend::unpack(const PackedMatrix& packed) {
   if (packed.canonical != nullptr) return *packed.canonical;
+  if (is_int8_layout(packed.layout)) return unpack_int8_from(*this, packed);
   PackedMatrix host = packed;
   PARE_TRY(host.codes, on_host(*this, packed.codes));
   PARE_TRY(host.scales, on_host(*this, packed.scales));
@@ -152,6 +148,8 @@ Result<QuantizedTensor> CudaBackend::unpack(const PackedMatrix& packed) {
 }
 
 size_t CudaBackend::packed_matmul_workspace_bytes(const PackedMatrix& weight, int64_t m) const {
+  if (is_int8_layout(weight.layout)) return int8_matmul_workspace_bytes(weight, m);
+  if (is_sparse_layout(weight.layout)) return sparse_matmul_workspace_bytes(*this, weight, m);
   const MathMode math = context_->math();
   switch (choose_packed_kernel(problem_of(weight, m, math)).kind) {
     case PackedKernel::Kind::floats:
@@ -167,6 +165,8 @@ size_t CudaBackend::packed_matmul_workspace_bytes(const PackedMatrix& weight, in
 }
 
 void CudaBackend::packed_matmul(const PackedMatmulArgs& a) {
+  if (is_int8_layout(a.weight->layout)) return int8_matmul(*context_, a);
+  if (is_sparse_layout(a.weight->layout)) return sparse_matmul(*this, a);
   const MathMode math = context_->math();
   const PackedProduct product = packed_product(a);
   switch (choose_packed_kernel(problem_of(*a.weight, a.m, math)).kind) {

@@ -45,7 +45,6 @@ set(PARE_CUDA_SOURCES
   packed_geometry.cpp
   packed_layout_cuda.cpp
   packed_matmul.cpp
-  packed_matmul.cu
   packed_prepack.cu
   packed_stripes.cu
   packed_stripes_any.cu
