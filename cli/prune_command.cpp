@@ -80,14 +80,14 @@ Result<Exit> run_streamed(const PruneArguments& arguments, const PruneSettings& 
 Result<Exit> run_prune(const PruneArguments& arguments, const CommonOptions& common) {
   PARE_CHECK(start_engine(common));
   PARE_TRY(const Device device, chosen_device(common));
-  static_cast<void>(device);  // opened before any work; methods that need data walk on it (walk_device)
   if (is_structured(arguments.structured)) {
     StructuredArguments structured = arguments.structured;
     structured.sparsity = arguments.sparsity;
     return run_structured_prune(arguments, structured, common);
   }
   if (!arguments.low_rank.empty()) return run_low_rank(arguments, common);
-  PARE_TRY(const PruneSettings settings, prune_settings(arguments));
+  PARE_TRY(PruneSettings settings, prune_settings(arguments));
+  settings.prune.device = device;
   PARE_TRY(std::vector<Gate> gates, report_gates(arguments));
   PARE_TRY(const auto source, open_job_input(arguments, common));
   PARE_TRY(const ModelDescription model, describe_model(*source));

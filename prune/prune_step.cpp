@@ -278,10 +278,11 @@ Result<Mask> PruneStep::chosen_mask(const BlockEdit& block, const TensorSpec& sp
     PARE_TRY(norms, input_norms(statistics));
   }
   if (is_wanda || !(fallback.empty() && uses_gradients(options_.method))) {
-    PARE_TRY(std::optional<Mask> chosen,
-             select_on_device(options_.device, weight, norms, *target_of(spec), options_.scope,
-                              counted != options_.counts.end() ? std::optional(counted->second) : std::nullopt,
-                              spec.name));
+    PARE_TRY(
+        std::optional<Mask> chosen,
+        select_on_device(options_.device, weight, norms, *target_of(spec), options_.scope,
+                         counted != options_.counts.end() ? std::optional(counted->second) : std::nullopt,
+                         spec.name));
     if (chosen) return *std::move(chosen);
   }
   Tensor scores;

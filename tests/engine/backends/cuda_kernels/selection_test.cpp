@@ -79,7 +79,7 @@ SelectionBackend& selection() {
   return *emulated().selection();
 }
 
-const std::vector<std::pair<int64_t, int64_t>> kShapes{{1, 1}, {1, 7}, {3, 33}, {17, 129}, {40, 9}, {2, 600}};
+const std::vector<std::pair<int64_t, int64_t>> kShapes{{1, 1}, {3, 33}, {5, 130}, {2, 300}};
 
 template <typename Run>
 void for_all(Run run) {
@@ -87,6 +87,10 @@ void for_all(Run run) {
     for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
       for (const auto& [rows, columns] : kShapes) {
         for (const bool has_norms : {false, true}) {
+          // all types and norms where digits differ; the rest hurts one type as much as another
+          const bool is_plain = dtype == DType::f32 && !has_norms;
+          if (!is_plain && std::string_view(c.name) != "uniform" && std::string_view(c.name) != "two values")
+            continue;
           SCOPED_TRACE(testing::Message() << c.name << ", " << dtype_name(dtype) << " " << rows << "x"
                                           << columns << (has_norms ? ", norms" : ""));
           Tensor weight = make(c, dtype, rows, columns);
@@ -100,8 +104,7 @@ void for_all(Run run) {
 
 TEST(CudaSelectionTest, RowsAsOnTheHost) {
   for_all([](const Subject& s, const Tensor&) {
-    for (const int64_t count :
-         {int64_t{0}, int64_t{1}, s.args.columns / 2, s.args.columns - 1, s.args.columns}) {
+    for (const int64_t count : {int64_t{0}, s.args.columns / 2, s.args.columns - 1, s.args.columns}) {
       expect_same(mask_of(s.args.rows, s.args.columns,
                           [&](uint8_t* mask) {
                             selection().select_rows({s.args, count, mask});
@@ -112,8 +115,8 @@ TEST(CudaSelectionTest, RowsAsOnTheHost) {
 }
 
 TEST(CudaSelectionTest, WideRowsAreReadAgain) {
-  for (const Case& c : cases()) {
-    const Subject s(make(c, DType::f32, 2, 25000), false, 0);
+  for (const size_t c : {0, 1}) {
+    const Subject s(make(cases()[c], DType::f32, 2, 25000), false, 0);
     expect_same(mask_of(2, 25000,
                         [&](uint8_t* mask) {
                           selection().select_rows({s.args, 9999, mask});
@@ -126,7 +129,7 @@ TEST(CudaSelectionTest, MatrixAsOnTheHost) {
   for_all([](const Subject& s, const Tensor&) {
     const int64_t all = s.args.rows * s.args.columns;
     const Tensor workspace = device_bytes(int64_t(selection().select_matrix_workspace_bytes(s.args.rows)));
-    for (const int64_t count : {int64_t{0}, int64_t{1}, all / 3, all - 1, all}) {
+    for (const int64_t count : {int64_t{0}, all / 3, all - 1, all}) {
       expect_same(mask_of(s.args.rows, s.args.columns,
                           [&](uint8_t* mask) {
                             selection().select_matrix({s.args, count, mask, workspace.mutable_raw()});
@@ -206,19 +209,19 @@ TEST(CudaSelectionTest, MasksAreApplied) {
 }
 
 TEST(CudaSelectionTest, NoOrderOfThreadsShows) {
-  const Subject s(make(cases()[5], DType::bf16, 70, 300), false, 0);
-  const Tensor workspace = device_bytes(int64_t(selection().select_matrix_workspace_bytes(70)));
+  const Subject s(make(cases()[5], DType::bf16, 20, 100), false, 0);
+  const Tensor workspace = device_bytes(int64_t(selection().select_matrix_workspace_bytes(20)));
   in_all_orders([&] {
-    expect_same(mask_of(70, 300,
+    expect_same(mask_of(20, 100,
                         [&](uint8_t* mask) {
-                          selection().select_rows({s.args, 111, mask});
+                          selection().select_rows({s.args, 37, mask});
                         }),
-                select_rows(s.scores, 111));
-    expect_same(mask_of(70, 300,
+                select_rows(s.scores, 37));
+    expect_same(mask_of(20, 100,
                         [&](uint8_t* mask) {
-                          selection().select_matrix({s.args, 9000, mask, workspace.mutable_raw()});
+                          selection().select_matrix({s.args, 900, mask, workspace.mutable_raw()});
                         }),
-                select_matrix(s.scores, 9000));
+                select_matrix(s.scores, 900));
   });
 }
 
