@@ -47,6 +47,7 @@ __device__ __forceinline__ void pairs_of(float (&p)[4][4], float (&ds)[4][4], co
                                          const Pairs& at, const Shared& shared) {
   const int tid = int(threadIdx.x), x = tid % 16, y = tid / 16;
   constexpr int kSlice = kDepth * kPitch;
+  const int majors = KeysAreMajor ? at.keys : at.rows, minors = KeysAreMajor ? at.rows : at.keys;
   // of scores: q and k; of the gradients of weights: dout and v
   const float* major = shared.slices + (KeysAreMajor ? 2 : 0) * kSlice;
   const float* minor = shared.slices + (KeysAreMajor ? 0 : 2) * kSlice;
@@ -65,13 +66,14 @@ __device__ __forceinline__ void pairs_of(float (&p)[4][4], float (&ds)[4][4], co
     }
     __syncthreads();
 #pragma unroll 2
-    for (int d = 0; d < depth; ++d) {
+    for (int d = 0; d < depth && 4 * y < majors; ++d) {
       const float4 first = *reinterpret_cast<const float4*>(major + d * kPitch + 4 * y);
       const float4 second = *reinterpret_cast<const float4*>(major + kSlice + d * kPitch + 4 * y);
       const float left[4] = {first.x, first.y, first.z, first.w},
                   right[4] = {second.x, second.y, second.z, second.w};
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
+        if (16 * j >= minors) break;
         const float m = minor[d * kPitch + x + 16 * j], n = minor[kSlice + d * kPitch + x + 16 * j];
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
@@ -123,9 +125,9 @@ __device__ __forceinline__ void store_tile(float* tile, const float (&values)[4]
 // sums[i][c] += sum over the minor index m of tile[m][4 y + i] * strip[m][x + 16 c]
 template <int Columns>
 __device__ __forceinline__ void add_strip(float (&sums)[4][Columns / 16], const float* tile,
-                                          const float* strip, int count) {
+                                          const float* strip, int count, int majors) {
   const int x = int(threadIdx.x) % 16, y = int(threadIdx.x) / 16;
-  for (int m = 0; m < count; ++m) {
+  for (int m = 0; m < count && 4 * y < majors; ++m) {
     const float4 w = *reinterpret_cast<const float4*>(tile + m * kPitch + 4 * y);
 #pragma unroll
     for (int c = 0; c < Columns / 16; ++c) {
@@ -170,8 +172,8 @@ __global__ void __launch_bounds__(kThreads)
       load_strip<Columns>(shared.strips, a, at, 1, m, count, first_column);
       load_strip<Columns>(shared.strips + kStrip * Columns, a, at, 0, m, count, first_column);
       __syncthreads();
-      add_strip<Columns>(dv, shared.p + m * kPitch, shared.strips, count);
-      add_strip<Columns>(dk, shared.ds + m * kPitch, shared.strips + kStrip * Columns, count);
+      add_strip<Columns>(dv, shared.p + m * kPitch, shared.strips, count, at.keys);
+      add_strip<Columns>(dk, shared.ds + m * kPitch, shared.strips + kStrip * Columns, count, at.keys);
     }
   }
 #pragma unroll
@@ -209,7 +211,7 @@ __global__ void __launch_bounds__(kThreads)
       __syncthreads();
       load_strip<Columns>(shared.strips, a, at, 2, m, count, first_column);
       __syncthreads();
-      add_strip<Columns>(dq, shared.ds + m * kPitch, shared.strips, count);
+      add_strip<Columns>(dq, shared.ds + m * kPitch, shared.strips, count, at.rows);
     }
   }
 #pragma unroll

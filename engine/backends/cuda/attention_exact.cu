@@ -54,6 +54,7 @@ __global__ void __launch_bounds__(kExactThreads)
     for (int c = 0; c < kColumns; ++c) out[i][c] = 0.0f;
   }
 
+  const bool has_rows = first_row + 4 * y < a.rows;
   const KeyRange seen = keys_of_rows(a, u, first_row, kExactRows);
   for (int begin = seen.first / kExactKeys * kExactKeys; begin < seen.end; begin += kExactKeys) {
     const int count = min(kExactKeys, seen.end - begin);
@@ -70,11 +71,12 @@ __global__ void __launch_bounds__(kExactThreads)
       }
       __syncthreads();
 #pragma unroll 4
-      for (int d = 0; d < depth; ++d) {
+      for (int d = 0; d < depth && has_rows; ++d) {
         const float4 q = *reinterpret_cast<const float4*>(q_tile + d * kPitch + 4 * y);
         const float rows[4] = {q.x, q.y, q.z, q.w};
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
+          if (16 * j >= count) break;
           const float k = k_tile[d * kPitch + x + 16 * j];
 #pragma unroll
           for (int i = 0; i < 4; ++i) score[i][j] = fmaf(rows[i], k, score[i][j]);
@@ -129,7 +131,7 @@ __global__ void __launch_bounds__(kExactThreads)
             column < a.head_dim ? kv_component(a, false, keys, grids, begin + k0 + key, column) : 0.0f;
       }
       __syncthreads();
-      for (int key = 0; key < values; ++key) {
+      for (int key = 0; key < values && has_rows; ++key) {
         const float4 p = *reinterpret_cast<const float4*>(p_tile + (k0 + key) * kPitch + 4 * y);
 #pragma unroll
         for (int c = 0; c < kColumns; ++c) {
