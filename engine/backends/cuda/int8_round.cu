@@ -3,7 +3,7 @@
 #include <cfloat>
 
 #include "engine/backends/cuda/int8_kernels.h"
-#include "engine/backends/cuda/rows.h"
+#include "engine/backends/cuda/quads.h"
 
 namespace pare::cuda {
 namespace {
