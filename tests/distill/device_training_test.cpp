@@ -44,7 +44,7 @@ class DeviceTrainingTest : public testing::TestWithParam<Kernels> {
     return options;
   }
 };
-INSTANTIATE_TEST_SUITE_P(Devices, DeviceTrainingTest, testing::Values(Kernels::guarded),
+INSTANTIATE_TEST_SUITE_P(Devices, DeviceTrainingTest, testing::Values(Kernels::guarded, Kernels::cuda),
                          [](const auto& info) {
                            return info.param == Kernels::guarded ? "guarded" : "cuda";
                          });
