@@ -153,7 +153,8 @@ struct DecodeState {
 
 // Chooses the next id of each row from its logits: penalty on ids seen, temperature, top-k, top-p, min-p,
 // softmax, draw, in the order of engine/run/sampler.h; ties go to the smallest id. Shares of probability are
-// counted in integers of 2^-40 of the largest, so that the result depends on no order of summation. Then
+// counted in integers of 2^-40 of the largest, so that the result depends on no order of summation. A NaN
+// comes before an infinity (after the penalty), that before nothing finite at all. Then
 //   ids[r] = id (0 for a fault), seen gets it, ring[draws % slots, r] = id or the fault,
 //   draws += 1, and positions += 1 where advance is set, up to last_position.
 struct DecodeChooseArgs {
@@ -161,6 +162,7 @@ struct DecodeChooseArgs {
   int64_t columns;
   DecodeState state;
   bool advance;
+  bool is_greedy;   // no row has a temperature: known when the step is recorded
   void* workspace;  // choose_workspace_bytes() bytes
 };
 

@@ -26,15 +26,18 @@ uint64_t drawn_bits(const DecodeSampling& sampling, int32_t draw) {
 int32_t chosen(const DecodeSampling& s, const uint32_t* seen, const float* logits, int64_t columns,
                int32_t draw) {
   std::vector<Candidate> candidates;
+  bool has_nan = false, has_infinity = false;
   for (int64_t i = 0; i < columns; ++i) {
     float logit = logits[i];
-    if (std::isnan(logit)) return kDecodeNan;
-    if (logit == std::numeric_limits<float>::infinity()) return kDecodeInfinity;
     const bool is_seen = seen != nullptr && (seen[i / 32] >> (i % 32) & 1) != 0;
     if (is_seen && s.repetition_penalty != 1.0f)
       logit = logit > 0.0f ? logit / s.repetition_penalty : logit * s.repetition_penalty;
+    has_nan |= std::isnan(logit);
+    has_infinity |= logit == std::numeric_limits<float>::infinity();
     if (std::isfinite(logit)) candidates.push_back({logit, int32_t(i), 0});
   }
+  if (has_nan) return kDecodeNan;
+  if (has_infinity) return kDecodeInfinity;
   if (candidates.empty()) return kDecodeNothing;
   const auto larger = [](const Candidate& a, const Candidate& b) {
     return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
@@ -45,8 +48,7 @@ int32_t chosen(const DecodeSampling& s, const uint32_t* seen, const float* logit
   for (Candidate& candidate : candidates) candidate.logit /= s.temperature;
   std::sort(candidates.begin(), candidates.end(), larger);
   const float largest = candidates[0].logit;
-  for (Candidate& c : candidates)
-    c.weight = uint64_t(std::llround(double(std::exp(c.logit - largest)) * 0x1p40));
+  for (Candidate& c : candidates) c.weight = uint64_t(std::llrint(std::exp(c.logit - largest) * 0x1p40f));
 
   size_t count = candidates.size();
   if (s.top_k > 0) count = std::min(count, size_t(s.top_k));
