@@ -34,6 +34,7 @@ class Random {
   float uniform(uint64_t index, uint32_t step = 0) const;               // [0, 1), 24 bits
   float normal(uint64_t index, uint32_t step = 0) const;                // Box-Muller
   uint64_t below(uint64_t n, uint64_t index, uint32_t step = 0) const;  // [0, n), n > 0, unbiased
+  std::array<uint32_t, 2> key() const { return key_; }  // for those who draw on another device
   std::vector<uint64_t> permutation(uint64_t n, uint32_t step = 0) const;
 
  private:

@@ -72,6 +72,13 @@ class Block {
                 Device device, int expert = -1);
   uint64_t size_bytes() const;
 
+  // Its parts, for a runner that puts the same computation together in another way (run/decode_runner.h).
+  bool is_mixture() const { return !experts_.experts.empty(); }
+  const Norm& input_norm() const { return input_norm_; }
+  const Norm& post_attention_norm() const { return post_attention_norm_; }
+  const Attention& attention() const { return attention_; }
+  const Mlp& mlp() const { return mlp_; }  // not of a mixture
+
  private:
   explicit Block(const ModelConfig& config, int index);
   int64_t hidden_size_;
@@ -79,7 +86,6 @@ class Block {
   Norm input_norm_, post_attention_norm_;
   Attention attention_;
   Mlp& mlp_of(int expert) { return expert < 0 ? mlp_ : experts_.experts[size_t(expert)]; }
-  bool is_mixture() const { return !experts_.experts.empty(); }
   Mlp mlp_;
   Experts experts_;  // instead of mlp_ in a mixture
 };

@@ -160,6 +160,10 @@ Status Model::reserve_positions(int64_t positions) {
   return {};
 }
 
+const RotaryTable* Model::rotary_table(int64_t head_dim) const {
+  return positions_->table(head_dim);
+}
+
 size_t Model::workspace_bytes(const Batch& batch, int64_t logit_rows) const {
   size_t bytes = 0;
   if (config().positions == ModelConfig::Positions::learned)

@@ -13,6 +13,7 @@
 namespace pare {
 
 class Block;            // block.h: one transformer layer
+class RotaryTable;      // rope.h
 struct Norm;            // layers/norm.h
 struct AttentionParts;  // layers/attention.h
 
@@ -92,10 +93,17 @@ class Model {
   // Final norm and head of `rows` (f32 [n, hidden], a slice of hidden) into logits f32 [n, vocabulary].
   Status run_head(const Tensor& rows, Tensor& logits, Workspace& workspace);
 
+  // Loaded parts, for a runner that puts the same computation together in another way (run/decode_runner.h).
+  const Block& block(int index) const { return *blocks_[size_t(index)]; }
+  const Weight& embedding() const { return embedding_; }
+  const Weight& position_table() const { return position_table_; }
+  const Weight& head_weight() const { return config().tied_head ? embedding_ : head_; }
+  const Norm& final_norm() const { return *final_norm_; }
+  const RotaryTable* rotary_table(int64_t head_dim) const;  // null for learned positions
+
  private:
   Model();
   Status check_vocabulary(const Tensor& ids) const;
-  const Weight& head_weight() const { return config().tied_head ? embedding_ : head_; }
   struct Positions;  // rotary tables, or nothing
   std::shared_ptr<const WeightSource> source_;
   Device device_;

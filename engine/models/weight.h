@@ -41,6 +41,11 @@ class Weight {
   int64_t out() const { return out_; }
   int64_t in() const { return in_; }
   uint64_t size_bytes() const;
+  // The form it multiplies or gathers with; undefined or null where it is another one.
+  const Tensor& dense() const { return dense_; }
+  const PackedMatrix& packed() const { return packed_; }
+  const QuantizedTensor* quantized() const { return quantized_.get(); }
+  const Tensor& bias() const { return bias_; }
 
   // out (+)= x * W^T + bias
   void multiply(const Tensor& x, bool accumulate, Tensor& out, Workspace& workspace) const;

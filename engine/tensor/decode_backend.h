@@ -146,8 +146,8 @@ struct DecodeState {
   int32_t* draws;      // ids chosen so far: the number of the draw, and where it goes in the ring
   uint32_t* seen;      // [rows, words]: bit i of row r: id i stands in its history. May be null
   DecodeSampling* sampling;
-  int32_t* ring;  // memory of pinned(): [slots, rows]
-  int64_t rows, words, slots;
+  int32_t* ring;  // memory of pinned(): [slots, ring_stride]
+  int64_t rows, words, slots, ring_stride;
   int32_t last_position;  // positions stop there
 };
 
@@ -155,7 +155,7 @@ struct DecodeState {
 // softmax, draw, in the order of engine/run/sampler.h; ties go to the smallest id. Shares of probability are
 // counted in integers of 2^-40 of the largest, so that the result depends on no order of summation. A NaN
 // comes before an infinity (after the penalty), that before nothing finite at all. Then
-//   ids[r] = id (0 for a fault), seen gets it, ring[draws % slots, r] = id or the fault,
+//   ids[r] = id (0 for a fault), seen gets it, ring[draws % slots][r] = id or the fault,
 //   draws += 1, and positions += 1 where advance is set, up to last_position.
 struct DecodeChooseArgs {
   const float* logits;  // [rows, columns], contiguous

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "engine/backends/cuda/context.h"
+#include "engine/backends/cuda/decode_class.h"
 #include "engine/backends/cuda/selection_class.h"
 #include "engine/backends/cuda/staging.h"
 #include "engine/backends/cuda/statistics_class.h"
@@ -13,7 +14,11 @@ namespace pare::cuda {
 class CudaBackend final : public Backend {
  public:
   explicit CudaBackend(std::unique_ptr<Context> context)
-      : context_(std::move(context)), training_(*context_), statistics_(*context_), selection_(*context_) {}
+      : context_(std::move(context)),
+        training_(*context_),
+        statistics_(*context_),
+        selection_(*context_),
+        decode_(*context_) {}
   ~CudaBackend() override;
 
   Device device() const override { return Device::cuda(context_->index()); }
@@ -71,6 +76,7 @@ class CudaBackend final : public Backend {
   CudaTraining training_;
   CudaStatistics statistics_;
   CudaSelection selection_;
+  CudaDecode decode_;
 };
 
 }  // namespace pare::cuda

@@ -92,6 +92,10 @@ class Context {
   T* scratch_of(int64_t count) {
     return static_cast<T*>(scratch(size_t(count) * sizeof(T)));
   }
+  // The block behind scratch(), for recordings: it stays where it is as long as somebody holds it.
+  std::shared_ptr<void> scratch_block() const {
+    return scratch_;
+  }
   bool is_capturing() const {
     return is_capturing_;
   }

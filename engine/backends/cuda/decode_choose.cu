@@ -2,10 +2,11 @@
 //   scan   many blocks per row: the largest logit after the penalty, and faults
 //   bins   many blocks per row: how many logits, and how much probability, lie within each 1/32 below the
 //          largest; rows that draw only
-//   draw   one block per row: finds the place of a threshold in the order of candidates (larger logit first, then
+//   draw   one block per row: finds the place of a threshold in the order of candidates (larger logit first,
+//   then
 //          smaller id), bin first, then digit by digit of the logit's bits among the candidates of that bin
-// All cuts (top-k, top-p, min-p) keep a prefix of that order, so each only lowers the total. Counts and shares of
-// probability are integers: atomics in any order give the same sums.
+// All cuts (top-k, top-p, min-p) keep a prefix of that order, so each only lowers the total. Counts and
+// shares of probability are integers: atomics in any order give the same sums.
 #include "engine/backends/cuda/decode_class.h"
 #include "engine/backends/cuda/kernel.h"
 #include "engine/core/random.h"
@@ -19,8 +20,8 @@ constexpr int kScanThreads = 256, kScanBlocks = 64;
 constexpr int kDrawThreads = 1024;
 constexpr int kBins = kDrawThreads;  // of 1/32 each; the last one holds everything below
 constexpr float kBinsPerUnit = 32.0f;
-constexpr int kDigitValues = 2048;   // 11, 11 and 10 bits
-constexpr int kListed = 2048;        // candidates of a bin that fit shared memory
+constexpr int kDigitValues = 2048;  // 11, 11 and 10 bits
+constexpr int kListed = 2048;       // candidates of a bin that fit shared memory
 constexpr uint32_t kInfinityKey = 0xff800000u, kMinusInfinityKey = 0x007fffffu;
 
 // What the kernels share, per row.
@@ -89,7 +90,8 @@ __global__ void __launch_bounds__(kScanThreads) choose_scan_kernel(DecodeChooseA
     rows[row].best[blockIdx.x] = best;
   }
   if (a.is_greedy || blockIdx.x != 0) return;
-  for (int i = int(threadIdx.x); i < kBins; i += kScanThreads) rows[row].counts[i] = 0, rows[row].weights[i] = 0;
+  for (int i = int(threadIdx.x); i < kBins; i += kScanThreads)
+    rows[row].counts[i] = 0, rows[row].weights[i] = 0;
 }
 
 // The best of all blocks of the scan; every thread of the block calls, `partial` is shared.
@@ -176,7 +178,8 @@ class Draw {
     Wide weight;  // of one of them
   };
 
-  __device__ Draw(const RowLogits& logits, int64_t columns, float largest, const Workspace& row, Shared& shared)
+  __device__ Draw(const RowLogits& logits, int64_t columns, float largest, const Workspace& row,
+                  Shared& shared)
       : logits_(logits), columns_(columns), largest_(largest), shared_(shared) {
     shared_.weights[threadIdx.x] = scan(row.weights[threadIdx.x]);
     shared_.counts[threadIdx.x] = scan(row.counts[threadIdx.x]);
@@ -185,8 +188,8 @@ class Draw {
   __device__ Wide total_weight() const { return shared_.weights[kBins - 1]; }
   __device__ Wide count() const { return shared_.counts[kBins - 1]; }
 
-  // Where the candidates in front come to `threshold` at most, and to more with the one at the place: by weight or
-  // by number. threshold is below the total.
+  // Where the candidates in front come to `threshold` at most, and to more with the one at the place: by
+  // weight or by number. threshold is below the total.
   __device__ Place locate(Wide threshold, bool by_weight) {
     const Wide* sums = by_weight ? shared_.weights : shared_.counts;
     const int i = int(threadIdx.x);
@@ -206,7 +209,8 @@ class Draw {
       const uint32_t mask = (1u << bits) - 1;
       each_candidate([&](uint32_t candidate, int32_t, float scaled) {
         if (shift + bits < 32 && candidate >> (shift + bits) != key >> (shift + bits)) return;
-        atomicAdd(&shared_.digits[candidate >> shift & mask], by_weight ? weight_of(scaled, largest_) : Wide(1));
+        atomicAdd(&shared_.digits[candidate >> shift & mask],
+                  by_weight ? weight_of(scaled, largest_) : Wide(1));
       });
       __syncthreads();
       key |= uint32_t(find_digit()) << shift;
@@ -372,7 +376,8 @@ __device__ __forceinline__ int32_t drawn_id(Draw& draw, const DecodeSampling& sa
   return draw.id_at(draw.locate(threshold, /*by_weight=*/true));
 }
 
-__global__ void __launch_bounds__(kDrawThreads) choose_draw_kernel(DecodeChooseArgs a, const Workspace* rows) {
+__global__ void __launch_bounds__(kDrawThreads)
+    choose_draw_kernel(DecodeChooseArgs a, const Workspace* rows) {
   __shared__ Wide best;
   PARE_SHARED_BYTES(shared);
   ptx::release_successor();
@@ -397,7 +402,7 @@ __global__ void __launch_bounds__(kDrawThreads) choose_draw_kernel(DecodeChooseA
   }
   __syncthreads();  // everyone has read the state
   if (threadIdx.x != 0) return;
-  state.ring[int64_t(number % int32_t(state.slots)) * state.rows + row] = id;
+  state.ring[int64_t(number % int32_t(state.slots)) * state.ring_stride + row] = id;
   state.ids[row] = id < 0 ? 0 : id;
   if (state.seen != nullptr && id >= 0) state.seen[row * state.words + id / 32] |= 1u << (id % 32);
   state.draws[row] = number + 1;
@@ -413,11 +418,11 @@ size_t CudaDecode::choose_workspace_bytes(int64_t rows, int64_t) const {
 void CudaDecode::choose(const DecodeChooseArgs& a) {
   auto* rows = static_cast<Workspace*>(a.workspace);
   const dim3 many(kScanBlocks, unsigned(a.state.rows));
-  context_.launch("choose_scan", choose_scan_kernel, {.grid = many, .block = kScanThreads, .is_dependent = true}, a,
-                  rows);
+  context_.launch("choose_scan", choose_scan_kernel,
+                  {.grid = many, .block = kScanThreads, .is_dependent = true}, a, rows);
   if (!a.is_greedy)
-    context_.launch("choose_bins", choose_bins_kernel, {.grid = many, .block = kScanThreads, .is_dependent = true},
-                    a, rows);
+    context_.launch("choose_bins", choose_bins_kernel,
+                    {.grid = many, .block = kScanThreads, .is_dependent = true}, a, rows);
   context_.launch("choose_draw", choose_draw_kernel,
                   {.grid = unsigned(a.state.rows),
                    .block = kDrawThreads,

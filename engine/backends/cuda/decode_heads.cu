@@ -41,16 +41,18 @@ __global__ void __launch_bounds__(kThreads) decode_heads_kernel(DecodeHeadsArgs 
 }  // namespace
 
 void CudaDecode::embed(const DecodeEmbedArgs& a) {
-  context_.launch(
-      "decode_embed", decode_embed_kernel,
-      {.grid = dim3(blocks_for(a.channels, kThreads), unsigned(a.rows)), .block = kThreads, .is_dependent = true},
-      a);
+  context_.launch("decode_embed", decode_embed_kernel,
+                  {.grid = dim3(blocks_for(a.channels, kThreads), unsigned(a.rows)),
+                   .block = kThreads,
+                   .is_dependent = true},
+                  a);
 }
 
 void CudaDecode::heads(const DecodeHeadsArgs& a) {
   const int64_t items = a.rows * (a.heads + 2 * a.kv_heads);
   context_.launch("decode_heads", decode_heads_kernel,
-                  {.grid = blocks_for(items, kThreads / kWarp), .block = kThreads, .is_dependent = true}, a, items);
+                  {.grid = blocks_for(items, kThreads / kWarp), .block = kThreads, .is_dependent = true}, a,
+                  items);
 }
 
 }  // namespace pare::cuda

@@ -1,4 +1,5 @@
-// engine/backends/cuda/decode_heads.h: what happens to one head of a new token (DecodeHeadsArgs), by one warp.
+// engine/backends/cuda/decode_heads.h: what happens to one head of a new token (DecodeHeadsArgs), by one
+// warp.
 #pragma once
 
 #include "engine/backends/cuda/context.h"
@@ -20,8 +21,8 @@ __device__ __forceinline__ void keep_component(const DecodeCache& cache, void* t
   }
 }
 
-// `vector`: queries, then keys, then values. The rows of qkv may have been written by other blocks of the same
-// kernel, so they are read from L2.
+// `vector`: queries, then keys, then values. The rows of qkv may have been written by other blocks of the
+// same kernel, so they are read from L2.
 __device__ __forceinline__ void finish_vector(const DecodeHeadsArgs& a, int64_t row, int64_t vector) {
   const int lane = int(threadIdx.x) % kWarp;
   const int64_t dim = a.head_dim, vectors = a.heads + 2 * a.kv_heads;

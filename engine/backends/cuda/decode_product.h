@@ -1,12 +1,12 @@
 // engine/backends/cuda/decode_product.h: norm, product and what follows it as one kernel, for 1 to 16 rows.
 //
 // At so few rows the weights are the whole cost. Every warp streams its share of a tile (16 outputs, all
-// columns) straight into registers, kAhead blocks of 64 columns under way per warp; warps_per_tile warps share
-// the columns of a tile block by block, so that neighbouring warps read neighbouring memory, and meet in shared
-// memory. 256 threads and at most 128 registers: two blocks per multiprocessor keep 2 x 8 warps x 4 blocks x 512
-// bytes = 32 KiB of 4-bit codes under way, more than latency times bandwidth of an H200 (27 KiB per
-// multiprocessor). Weights of the first tile are asked for before the kernel ahead has ended. Tiles are dealt out
-// round robin; the staged inputs serve all tiles of a block.
+// columns) straight into registers, kAhead blocks of 64 columns under way per warp; warps_per_tile warps
+// share the columns of a tile block by block, so that neighbouring warps read neighbouring memory, and meet
+// in shared memory. 256 threads and at most 128 registers: two blocks per multiprocessor keep 2 x 8 warps x 4
+// blocks x 512 bytes = 32 KiB of 4-bit codes under way, more than latency times bandwidth of an H200 (27 KiB
+// per multiprocessor). Weights of the first tile are asked for before the kernel ahead has ended. Tiles are
+// dealt out round robin; the staged inputs serve all tiles of a block.
 #pragma once
 
 #include "engine/backends/cuda/activation_math.h"
@@ -48,9 +48,10 @@ inline size_t product_shared_bytes(int64_t rows, int64_t blocks, bool is_pair) {
 }
 
 // Counts the outputs of a tile in for the heads that they belong to; a head whose last ones these are is
-// finished by this block. Every thread of the block takes part. Whoever comes last sees what the others wrote:
-// they fence between writing and counting. Which block that is changes nothing in the result.
-__device__ __noinline__ void count_heads(const ProductKernelArgs& a, int first_tile, int tile_count) {
+// finished by this block. Every thread of the block takes part. Whoever comes last sees what the others
+// wrote: they fence between writing and counting. Which block that is changes nothing in the result.
+template <typename Args>
+__device__ __noinline__ void count_heads(const Args& a, int first_tile, int tile_count) {
   constexpr int kMostDone = 32;
   __shared__ int done[kMostDone];
   __shared__ int done_count;
@@ -86,14 +87,16 @@ __device__ __noinline__ void count_heads(const ProductKernelArgs& a, int first_t
 }
 
 // Out of line, like count_heads(): their registers must not be those of the loop.
-__device__ __noinline__ float activated(Activation activation, float x) {
+template <typename Kind>
+__device__ __noinline__ float activated(Kind activation, float x) {
   float result = x;
-  with_activation(activation, [&]<Activation Kind>() { result = evaluate<Kind>(x); });
+  with_activation(activation, [&]<Activation F>() { result = evaluate<F>(x); });
   return result;
 }
 
 template <typename Weights, int Tiles, bool Pair>
-__global__ void __launch_bounds__(kStageThreads, 2) decode_product_kernel(const __grid_constant__ ProductKernelArgs a) {
+__global__ void __launch_bounds__(kStageThreads, 2)
+    decode_product_kernel(const __grid_constant__ ProductKernelArgs a) {
   constexpr int kMatrices = Pair ? 2 : 1, kAhead = Weights::kAhead / kMatrices;
   using Raw = typename Weights::Raw;
   PARE_SHARED_BYTES(shared);
@@ -103,7 +106,8 @@ __global__ void __launch_bounds__(kStageThreads, 2) decode_product_kernel(const 
   const int share = a.warps_per_tile, together = kStageWarps / share;  // tiles of the block at a time
   const int column_part = warp % share, step = int(gridDim.x) * together;
   const int blocks = a.in.blocks;
-  // Every warp makes the same number of turns, a multiple of kAhead, so that slot 0 of the ring starts a tile.
+  // Every warp makes the same number of turns, a multiple of kAhead, so that slot 0 of the ring starts a
+  // tile.
   const int turns = (blocks + share * kAhead - 1) / (share * kAhead) * kAhead;
 
   typename Weights::Cursor cursor[kMatrices];
@@ -145,7 +149,8 @@ __global__ void __launch_bounds__(kStageThreads, 2) decode_product_kernel(const 
 
   stage_rows<typename Weights::Half, Weights>(a.in, inputs);
   const size_t row_bytes = size_t(blocks) * kStageBlock * 2 + 16;
-  const unsigned char* x[Tiles];  // of this lane's input rows; those that do not exist read zeros again and again
+  const unsigned char*
+      x[Tiles];  // of this lane's input rows; those that do not exist read zeros again and again
   int x_step[Tiles];
 #pragma unroll
   for (int tile = 0; tile < Tiles; ++tile) {
@@ -190,8 +195,8 @@ __global__ void __launch_bounds__(kStageThreads, 2) decode_product_kernel(const 
       for (int t = 0; t < Tiles; ++t) {
 #pragma unroll
         for (int i = 0; i < 4; ++i)
-          own[m * kStageWarps * kSumFloats<Tiles> + (8 * t + lane % 4 * 2 + i % 2) * 17 + lane / 4 + i / 2 * 8] =
-              acc[m][t][i];
+          own[m * kStageWarps * kSumFloats<Tiles> + (8 * t + lane % 4 * 2 + i % 2) * 17 + lane / 4 +
+              i / 2 * 8] = acc[m][t][i];
       }
     }
     __syncthreads();
@@ -238,11 +243,13 @@ void launch_product(Context& context, const char* name, const ProductKernelArgs&
                           .shared_bytes = product_shared_bytes(args.in.rows, args.in.blocks, is_pair),
                           .is_dependent = true};
   if (args.in.rows > 8) {
-    context.launch(name, is_pair ? decode_product_kernel<Weights, 2, true> : decode_product_kernel<Weights, 2, false>,
-                   shape, args);
+    context.launch(
+        name, is_pair ? decode_product_kernel<Weights, 2, true> : decode_product_kernel<Weights, 2, false>,
+        shape, args);
   } else {
-    context.launch(name, is_pair ? decode_product_kernel<Weights, 1, true> : decode_product_kernel<Weights, 1, false>,
-                   shape, args);
+    context.launch(
+        name, is_pair ? decode_product_kernel<Weights, 1, true> : decode_product_kernel<Weights, 1, false>,
+        shape, args);
   }
 }
 

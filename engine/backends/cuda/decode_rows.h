@@ -1,11 +1,11 @@
-// engine/backends/cuda/decode_rows.h: the inputs of a fused product, normalised and rounded into shared memory
-// by the whole block. Every block does this for itself from L2: a row is some KiB, a kernel of its own would
-// cost more than that.
+// engine/backends/cuda/decode_rows.h: the inputs of a fused product, normalised and rounded into shared
+// memory by the whole block. Every block does this for itself from L2: a row is some KiB, a kernel of its own
+// would cost more than that.
 //
-// A row stands in blocks of 64 columns of 16 bits, 128 bytes each. Within a block lane t = 0 .. 3 of a quarter
-// warp owns 32 bytes: four columns of each of the four steps of mma.m16n8k16, in the order of the weight's
-// fragments. Rows are 16 bytes apart beyond their length: two rows by four lanes then read 128 bytes from all
-// banks.
+// A row stands in blocks of 64 columns of 16 bits, 128 bytes each. Within a block lane t = 0 .. 3 of a
+// quarter warp owns 32 bytes: four columns of each of the four steps of mma.m16n8k16, in the order of the
+// weight's fragments. Rows are 16 bytes apart beyond their length: two rows by four lanes then read 128 bytes
+// from all banks.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -45,7 +45,8 @@ __device__ __forceinline__ float4 four_inputs(const StagedRows& a, int row, int 
                      column + 2 < a.in ? x[2] : 0.0f, column + 3 < a.in ? x[3] : 0.0f);
 }
 
-// Sum over all columns of f(x) for every row into sums[row]; warps share rows where there are fewer than warps.
+// Sum over all columns of f(x) for every row into sums[row]; warps share rows where there are fewer than
+// warps.
 template <typename F>
 __device__ __forceinline__ void row_sums(const StagedRows& a, float* partial, float* sums, F f) {
   const int lane = int(threadIdx.x) % kWarp, warp = int(threadIdx.x) / kWarp;
@@ -88,7 +89,8 @@ __device__ __noinline__ void stage_rows(const StagedRows& a, unsigned char* shar
   __shared__ float partial[kDecodeRows * kStageWarps];
   __shared__ float means[kDecodeRows];
   __shared__ float inverses[kDecodeRows];
-  const bool is_layer = a.norm.kind == DecodeNorm::Kind::layer, has_norm = a.norm.kind != DecodeNorm::Kind::none;
+  const bool is_layer = a.norm.kind == DecodeNorm::Kind::layer,
+             has_norm = a.norm.kind != DecodeNorm::Kind::none;
   if (is_layer) {
     row_sums(a, partial, means, [](int, float x) { return x; });
     if (int(threadIdx.x) < a.rows) means[threadIdx.x] /= float(a.in);

@@ -1,12 +1,11 @@
-// engine/backends/cuda/decode_weights.h: matrices as operand A of mma.m16n8k16 for fused products: tiles of 16
-// outputs, blocks of 64 columns, straight from global memory to fragments in registers.
+// engine/backends/cuda/decode_weights.h: matrices as operand A of mma.m16n8k16 for fused products: tiles of
+// 16 outputs, blocks of 64 columns, straight from global memory to fragments in registers.
 //
 // A kind of weights has
-//   Half, kAhead      type of the operands; blocks that a warp keeps under way, half of them per matrix of a pair
-//   Raw               what a lane loads of one block
-//   place(q)          where the q-th four columns of a block stand in the staged inputs (decode_rows.h)
-//   Cursor            set(part, tile), then load(part, block)
-//   consume(raw, part, x, acc)   acc += block times inputs; x: the staged inputs of 8 rows per tile
+//   Half, kAhead      type of the operands; blocks that a warp keeps under way, half of them per matrix of a
+//   pair Raw               what a lane loads of one block place(q)          where the q-th four columns of a
+//   block stand in the staged inputs (decode_rows.h) Cursor            set(part, tile), then load(part,
+//   block) consume(raw, part, x, acc)   acc += block times inputs; x: the staged inputs of 8 rows per tile
 // Lane l holds outputs g = l / 4 and g + 8, and input row g of the B operand.
 #pragma once
 
@@ -88,9 +87,8 @@ struct DenseWeights {
           const bool is_there = row[i] != nullptr && column < part.in;
 #pragma unroll
           for (int w = 0; w < kWords; ++w)
-            raw.word[i][half][w] = is_there
-                                       ? ptx::load_once(row[i] + int64_t(column) * sizeof(T) + 16 * w)
-                                       : make_uint4(0, 0, 0, 0);
+            raw.word[i][half][w] = is_there ? ptx::load_once(row[i] + int64_t(column) * sizeof(T) + 16 * w)
+                                            : make_uint4(0, 0, 0, 0);
         }
       }
       return raw;
@@ -108,8 +106,8 @@ struct DenseWeights {
     }
   }
   template <int Tiles>
-  static __device__ __forceinline__ void consume(const Raw& raw, const ProductPart&, const InputBlock (&x)[Tiles],
-                                                 float (&acc)[Tiles][4]) {
+  static __device__ __forceinline__ void consume(const Raw& raw, const ProductPart&,
+                                                 const InputBlock (&x)[Tiles], float (&acc)[Tiles][4]) {
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
       uint32_t a[4];
@@ -125,8 +123,8 @@ struct DenseWeights {
   }
 };
 
-// Codes of 4 or 8 bits with a scale of 16 bits, and perhaps a zero point, per group of 32 columns (Scales = 2 per
-// block) or of 64 and more (1).
+// Codes of 4 or 8 bits with a scale of 16 bits, and perhaps a zero point, per group of 32 columns (Scales = 2
+// per block) or of 64 and more (1).
 template <int Bits, int Scales>
 struct CodeWeights {
   using Half = __nv_bfloat16;
@@ -159,7 +157,8 @@ struct CodeWeights {
       raw.zeros = uint32_t(part.zero) * 0x01010101u;
       if (part.offsets != nullptr) {
         raw.zeros = *reinterpret_cast<const uint16_t*>(part.offsets + at);
-        if (Scales == 2) raw.zeros |= uint32_t(*reinterpret_cast<const uint16_t*>(part.offsets + at + 16)) << 16;
+        if (Scales == 2)
+          raw.zeros |= uint32_t(*reinterpret_cast<const uint16_t*>(part.offsets + at + 16)) << 16;
       }
       return raw;
     }

@@ -1,5 +1,6 @@
-// engine/backends/cuda/kv_codes.h: keys and values as codes, by one warp per vector. Codes and scales are those
-// of kv_encode() (kv_quant.h) to the bit: the same operations in the same precision, with IEEE division.
+// engine/backends/cuda/kv_codes.h: keys and values as codes, by one warp per vector. Codes and scales are
+// those of kv_encode() (kv_quant.h) to the bit: the same operations in the same precision, with IEEE
+// division.
 #pragma once
 
 #include "engine/backends/cuda/context.h"
@@ -34,8 +35,7 @@ __device__ KvGrid kv_grid(const float* x, int64_t head_dim) {
   if (!__all_sync(kAllLanes, is_finite))
     return {.scale = kKvNotANumber, .is_finite = false, .step = 0.0f, .zero = 0.0f};
   if (low == 0.0f && high == 0.0f) return {.scale = kOne, .is_finite = true, .step = 1.0f, .zero = 0.0f};
-  const double width =
-      Int8 ? double(-low > high ? -low : high) / 127.0 : (double(high) - double(low)) / 15.0;
+  const double width = Int8 ? double(-low > high ? -low : high) / 127.0 : (double(high) - double(low)) / 15.0;
   const float rounded = float(width < 65504.0 ? width : 65504.0);
   uint16_t scale = __half_as_ushort(__float2half_rn(rounded));
   scale = scale < kSmallestNormal ? kSmallestNormal : scale > kLargest ? kLargest : scale;
@@ -45,7 +45,9 @@ __device__ KvGrid kv_grid(const float* x, int64_t head_dim) {
   return {.scale = scale,
           .is_finite = true,
           .step = step,
-          .zero = float(zero < 0.0 ? 0.0 : zero > 15.0 ? 15.0 : zero)};
+          .zero = float(zero < 0.0    ? 0.0
+                        : zero > 15.0 ? 15.0
+                                      : zero)};
 }
 
 // Code of one component less the code of 0, a whole number.

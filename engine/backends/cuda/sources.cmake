@@ -22,6 +22,13 @@ set(PARE_CUDA_SOURCES
   convert.cu
   cross_entropy.cu
   cuda_backend.cpp
+  decode_choose.cu
+  decode_graph.cpp
+  decode_heads.cu
+  decode_plan.cu
+  decode_product.cpp
+  decode_product_codes.cu
+  decode_product_dense.cu
   device_info.cu
   device_parts.cpp
   embedding.cu
@@ -56,7 +63,6 @@ set(PARE_CUDA_SOURCES
   packed_vector_codebook4.cu
   packed_vector_w4.cu
   packed_vector_w8.cu
-  pending.cpp
   rotary.cu
   rows.cu
   second_moment.cu

@@ -83,7 +83,7 @@ void choose_rows(const DecodeChooseArgs& a) {
   for (int64_t r = 0; r < state.rows; ++r) {
     uint32_t* seen = state.seen != nullptr ? state.seen + r * state.words : nullptr;
     const int32_t id = chosen(state.sampling[r], seen, a.logits + r * a.columns, a.columns, state.draws[r]);
-    state.ring[int64_t{state.draws[r]} % state.slots * state.rows + r] = id;
+    state.ring[int64_t{state.draws[r]} % state.slots * state.ring_stride + r] = id;
     state.ids[r] = std::max(id, 0);
     if (seen != nullptr && id >= 0) seen[id / 32] |= 1u << (id % 32);
     ++state.draws[r];

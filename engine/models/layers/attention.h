@@ -61,9 +61,9 @@ struct Attention {
                   Workspace& workspace) const;
   size_t training_workspace_bytes(const Batch& batch) const;
   uint64_t size_bytes() const;
+  bool is_fused() const { return qkv.out() > 0; }  // one matrix of queries, keys and values
 
  private:
-  bool is_fused() const { return qkv.out() > 0; }
   size_t projection_bytes(int64_t tokens) const;
   // Queries, keys and values as three views, of one tensor when fused.
   AttentionParts take_parts(int64_t tokens, Workspace& workspace, Tensor* fused) const;
