@@ -110,7 +110,7 @@ __global__ void __launch_bounds__(kStageThreads, 2)
   // tile.
   const int turns = (blocks + share * kAhead - 1) / (share * kAhead) * kAhead;
 
-  typename Weights::Cursor cursor[kMatrices];
+  typename Weights::Cursor cursor[kMatrices] = {};
   Raw ring[kAhead][kMatrices] = {};
   int load_tile = int(blockIdx.x) * together + warp / share, load_turn = 0, load_part = 0;
   const auto part_of = [&](int tile) {
