@@ -48,6 +48,11 @@ uint64_t SequenceRunner::bytes_for(const Model& model, int64_t prompt_tokens, in
 }
 
 Status SequenceRunner::run(std::span<const int32_t> tokens) {
+  PARE_CHECK(run_on_device(tokens));
+  return host_logits_.defined() ? copy_into(logits_, host_logits_) : Status();
+}
+
+Status SequenceRunner::run_on_device(std::span<const int32_t> tokens) {
   PARE_ASSERT(!tokens.empty() && cache_.length() + int64_t(tokens.size()) <= cache_.capacity(),
               "[run] {} tokens behind {} of {}", tokens.size(), cache_.length(), cache_.capacity());
   for (size_t begin = 0; begin < tokens.size(); begin += size_t(kPrefillTokens)) {
@@ -55,8 +60,7 @@ Status SequenceRunner::run(std::span<const int32_t> tokens) {
     PARE_CHECK(run_chunk(tokens.subspan(begin, count)));
   }
   const Tensor last = hidden_.rows(last_row_, last_row_ + 1);
-  PARE_CHECK(model_->run_head(last, logits_, workspace_));
-  return host_logits_.defined() ? copy_into(logits_, host_logits_) : Status();
+  return model_->run_head(last, logits_, workspace_);
 }
 
 Status SequenceRunner::run_chunk(std::span<const int32_t> tokens) {

@@ -21,6 +21,11 @@ class SequenceRunner {
   // Runs the tokens behind those in the cache, at most `prompt_tokens` of them; afterwards logits() predict
   // what follows the last one. Exit 3 for an id outside the vocabulary.
   Status run(std::span<const int32_t> tokens);
+  // The same without a copy for the host: device_logits() f32 [1, vocabulary] on the model's device.
+  Status run_on_device(std::span<const int32_t> tokens);
+  const Tensor& device_logits() const { return logits_; }
+  KvCache& cache() { return cache_; }
+
   std::span<float> logits() {
     const Tensor& seen = host_logits_.defined() ? host_logits_ : logits_;
     return {seen.mutable_data<float>(), size_t(seen.numel())};

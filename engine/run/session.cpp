@@ -7,8 +7,9 @@
 #include <chrono>
 #include <optional>
 
+#include "engine/core/log.h"
 #include "engine/core/signals.h"
-#include "engine/run/sequence_runner.h"
+#include "engine/run/continuation.h"
 #include "engine/run/stop_filter.h"
 
 namespace pare {
@@ -141,27 +142,26 @@ Result<GenerateResult> Session::generate(std::span<const int32_t> prompt, const 
   const int64_t room = std::min(options.max_new_tokens, context_ - prompt_tokens);
 
   const Clock::time_point prefill_start = Clock::now();
+  PARE_TRY(const std::unique_ptr<Continuation> continuation,
+           Continuation::begin(*model_, prompt, room, options.sampler));
+  result.is_recorded = continuation->is_recorded();
+  for (const std::string& note : continuation->notes()) log_info(note);
   // The last new token is never run, so it needs no place in the cache.
-  PARE_TRY(SequenceRunner runner, SequenceRunner::create(*model_, prompt_tokens, prompt_tokens + room - 1));
   result.cache_bytes = KvCache::bytes_for(config, 1, prompt_tokens + room - 1);
-  PARE_CHECK(runner.run(prompt));
   result.prefill_seconds = seconds_since(prefill_start);
 
-  std::vector<int32_t> history(prompt.begin(), prompt.end());
-  history.reserve(size_t(prompt_tokens + room));
   result.ids.reserve(size_t(room));
-  const Sampler sampler(options.sampler);
   TextStream stream(tokenizer_.get(), options.stop, emit, result.text);
   const Clock::time_point decode_start = Clock::now();
   while (true) {
-    PARE_TRY(const int32_t id, sampler.next(runner.logits(), history, uint64_t(result.ids.size())));
+    PARE_TRY(const int32_t id, continuation->next());
+    result.decode_steps = int64_t(result.ids.size());
     const bool is_eos = std::find(config.eos_ids.begin(), config.eos_ids.end(), id) != config.eos_ids.end();
     if (is_eos && options.stop_at_eos) {
       result.reason = StopReason::eos;
       break;
     }
     result.ids.push_back(id);
-    history.push_back(id);
     const bool wanted = stream.push(id);
     if (stream.stopped()) {
       result.reason = StopReason::stop_string;
@@ -175,8 +175,6 @@ Result<GenerateResult> Session::generate(std::span<const int32_t> prompt, const 
       result.reason = room == options.max_new_tokens ? StopReason::length : StopReason::context_full;
       break;
     }
-    PARE_CHECK(runner.run(std::span(&history.back(), 1)));
-    ++result.decode_steps;
   }
   stream.finish();
   if (stream.stopped()) result.reason = StopReason::stop_string;

@@ -31,6 +31,7 @@ struct GenerateResult {
   int64_t prompt_tokens = 0;
   double prefill_seconds = 0, decode_seconds = 0;
   int64_t decode_steps = 0;
+  bool is_recorded = false;  // whole steps ran on the device, sampling included
   uint64_t cache_bytes = 0;  // of keys and values
 };
 
