@@ -208,7 +208,6 @@ Result<int32_t> DecodeRunner::id(int64_t row, int64_t number) {
   PARE_ASSERT(number >= 0 && number < own.draws && number + kDecodeMarks > own.draws,
               "[decode] id {} of {} that were chosen", number, own.draws);
   const int64_t mark = own.marks[number % kDecodeMarks];
-  PARE_ASSERT(mark + kDecodeMarks > mark_, "[decode] mark {} of {}", mark, mark_);
   PARE_CHECK(decoding_.wait(mark));
   const int32_t id = ring_->data()[number % kDecodeMarks * sequences_ + row];
   if (id < 0) return fault_error(id);

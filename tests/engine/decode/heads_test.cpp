@@ -274,10 +274,12 @@ TEST_P(NewHeads, AreAttendedTo) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Forms, NewHeads, ::testing::Values(Form::f32, Form::bf16, Form::int8, Form::int4),
-                         [](const auto& info) {
-                           return std::vector<std::string>{"f32", "bf16", "int8", "int4"}[size_t(info.param)];
-                         });
+std::string name_of(const ::testing::TestParamInfo<Form>& info) {
+  const char* const names[] = {"f32", "bf16", "int8", "int4"};
+  return names[size_t(info.param)];
+}
+INSTANTIATE_TEST_SUITE_P(Forms, NewHeads,
+                         ::testing::Values(Form::f32, Form::bf16, Form::int8, Form::int4), name_of);
 
 TEST(EmbeddedRows, EqualTheDefinition) {
   constexpr int64_t kRows = 5, kChannels = 300, kTable = 11;
