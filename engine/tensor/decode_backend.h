@@ -210,7 +210,8 @@ class DecodeBackend {
   // `count` numbers of the host that choose() writes to. Exit 6.
   virtual Result<std::unique_ptr<DecodePinned>> pinned(int64_t count) = 0;
   // mark(): everything asked so far gets a number, one more than the last. wait() returns when all up to that
-  // number is done; for one that is kDecodeMarks or more back, when a later one is. Exit 6 for what broke off.
+  // number is done; for one that is kDecodeMarks or more back, when a later one is. Exit 6 for what broke
+  // off.
   virtual Status mark(int64_t number) = 0;
   virtual Status wait(int64_t number) = 0;
 };

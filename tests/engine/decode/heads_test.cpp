@@ -278,8 +278,8 @@ std::string name_of(const ::testing::TestParamInfo<Form>& info) {
   const char* const names[] = {"f32", "bf16", "int8", "int4"};
   return names[size_t(info.param)];
 }
-INSTANTIATE_TEST_SUITE_P(Forms, NewHeads,
-                         ::testing::Values(Form::f32, Form::bf16, Form::int8, Form::int4), name_of);
+INSTANTIATE_TEST_SUITE_P(Forms, NewHeads, ::testing::Values(Form::f32, Form::bf16, Form::int8, Form::int4),
+                         name_of);
 
 TEST(EmbeddedRows, EqualTheDefinition) {
   constexpr int64_t kRows = 5, kChannels = 300, kTable = 11;

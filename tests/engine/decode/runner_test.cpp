@@ -143,7 +143,7 @@ struct Sequences {
 class RecordedSteps : public ::testing::TestWithParam<std::string> {};
 
 TEST_P(RecordedSteps, GiveTheIdsOfOrdinaryOnes) {
-  constexpr int64_t kCount = 10;
+  constexpr int64_t kCount = 6;
   Backend& backend = test::gpu();
   auto model = checked(Model::open(source_of(GetParam()), Device::cuda(0)));
   checked(model->load_all());
@@ -158,10 +158,20 @@ TEST_P(RecordedSteps, GiveTheIdsOfOrdinaryOnes) {
 
   Sequences three(*model, *backend.decoding(), prompts, 64);
   EXPECT_EQ(three.generate(kCount), want);
-  // the same bytes again
-  Sequences again(*model, *backend.decoding(), prompts, 64, {.temperature = 1.0, .seed = 5});
-  Sequences once_more(*model, *backend.decoding(), prompts, 64, {.temperature = 1.0, .seed = 5});
-  EXPECT_EQ(again.generate(kCount), once_more.generate(kCount));
+}
+
+TEST(RecordedStep, GivesTheSameIdsForTheSameSeed) {
+  Backend& backend = test::gpu();
+  auto model = checked(Model::open(source_of("int4-g32-sym"), Device::cuda(0)));
+  checked(model->load_all());
+  std::vector<std::vector<std::vector<int32_t>>> ids;
+  for (const uint64_t seed : {5, 5, 6}) {
+    Sequences sequences(*model, *backend.decoding(), {prompt_of(3, 1)}, 64,
+                        {.temperature = 1.5, .seed = seed});
+    ids.push_back(sequences.generate(6));
+  }
+  EXPECT_EQ(ids[0], ids[1]);
+  EXPECT_NE(ids[0], ids[2]);
 }
 
 // The same steps put together over the definition of every operation, on the host.
@@ -214,7 +224,10 @@ TEST(RecordedStep, IsOneLaunchAndAllocatesNothing) {
   }
   const emulator::Counts after = emulator::counts();
   EXPECT_EQ(after.graph_launches - before.graph_launches, 5);
-  EXPECT_EQ(after.launches - before.launches, 0);
+  // embedding, head and two of the choice around the blocks, five per block at so short a context
+  EXPECT_EQ(sequences.runner->kernels_per_step(2), 4 + 5 * model->config().block_count());
+  EXPECT_EQ(after.launches - before.launches,
+            5 * sequences.runner->kernels_per_step(2));  // all of them replayed
   EXPECT_EQ(after.allocations - before.allocations, 0);
   EXPECT_EQ(after.copies - before.copies, 0);
   EXPECT_EQ(sequences.runner->recordings(), 1);
@@ -263,15 +276,15 @@ TEST(RecordedStep, ProductsThatAreNotFusedRunByThemselves) {
 }
 
 TEST(RecordedStep, ManySequencesRunUnfused) {
-  constexpr int64_t kRows = 20, kCount = 4;
+  constexpr int64_t kRows = 18, kCount = 3;
   Backend& backend = test::gpu();
   auto model = checked(Model::open(source_of("llama"), Device::cuda(0)));
   checked(model->load_all());
   std::vector<std::vector<int32_t>> prompts;
-  for (int64_t row = 0; row < kRows; ++row) prompts.push_back(prompt_of(1 + row % 3, uint64_t(row)));
+  for (int64_t row = 0; row < kRows; ++row) prompts.push_back(prompt_of(1 + row % 2, uint64_t(row)));
   Sequences sequences(*model, *backend.decoding(), prompts, 16);
   const auto ids = sequences.generate(kCount);
-  for (const size_t row : {size_t{0}, size_t{7}, size_t{19}})
+  for (const size_t row : {size_t{0}, size_t{17}})
     EXPECT_EQ(ids[row], ordinary_ids(*model, prompts[row], kCount)) << row;
 }
 
@@ -291,19 +304,19 @@ TEST(RecordedSession, SamplesLikeTheHost) {
        {SamplerOptions{},
         SamplerOptions{
             .temperature = 0.8, .top_k = 20, .top_p = 0.9, .repetition_penalty = 1.2, .seed = 9}}) {
-    const GenerateOptions options{.max_new_tokens = 12, .sampler = sampler, .stop = {}, .stop_at_eos = false};
+    const GenerateOptions options{.max_new_tokens = 6, .sampler = sampler, .stop = {}, .stop_at_eos = false};
     std::vector<std::vector<int32_t>> ids;
     for (const Device device : {Device::cuda(0), Device::cpu()}) {
       auto session = checked(Session::open(source_of("llama"), nullptr, device, 64));
       const GenerateResult result = checked(session->generate(prompt_of(6, 8), options, {}));
-      EXPECT_EQ(result.decode_steps, 11);
+      EXPECT_EQ(result.decode_steps, 5);
       EXPECT_EQ(result.is_recorded, device == Device::cuda(0));
       ids.push_back(result.ids);
     }
     if (sampler.temperature == 0.0) {
       EXPECT_EQ(ids[0], ids[1]);
     }
-    EXPECT_EQ(ids[0].size(), 12u);
+    EXPECT_EQ(ids[0].size(), 6u);
   }
 }
 
