@@ -94,7 +94,7 @@ Case attention_case(int64_t head_dim, int64_t group, int64_t queries, int64_t ke
   const int repeats = repeats_for(kv_bytes, operations);
   Case c{.kernel = a->cached ? "decode" : "prefill"};
   c.operations = operations * repeats;
-  c.bytes = a->cached ? kv_bytes * repeats : c.operations;
+  c.bytes = kv_bytes * repeats;
   c.params["calls_per_sample"] = repeats;
   c.own_limit = gpu_limit(a->cached ? cuda::GpuProbe::copy : cuda::GpuProbe::gemm_bf16);
   c.verify = [a] { return a->error(); };

@@ -18,6 +18,10 @@ inline Device gpu_device() {
   return Device::cuda(0);
 }
 
+// Shapes for trying the cases on the emulator: nothing that is timed then means anything.
+void set_tiny();
+bool is_tiny();
+
 // A probe as the limit of a case.
 Limit gpu_limit(cuda::GpuProbe probe);
 // A sample: `call` for `repeats` calls one behind the other, then a wait. Work of the case counts all of

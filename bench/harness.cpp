@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "bench/model_case.h"
 #include "bench/record.h"
 #include "bench/timing.h"
 #include "engine/core/file.h"
@@ -24,6 +25,17 @@ void say(std::string_view text) {
   }
 }
 
+// The file as it was with a new record behind: each is there as soon as it exists.
+Status append(const std::string& path, const std::string& line) {
+  std::string before;
+  if (path_exists(path)) {
+    PARE_TRY(before, read_text_file(path, kRecordsCap));
+  }
+  PARE_TRY(FileWriter file, FileWriter::create(path, {.force = true}));
+  PARE_CHECK(file.write(before + line));
+  return file.publish();
+}
+
 class Runner {
  public:
   explicit Runner(const RunOptions& options) : options_(options) {}
@@ -36,13 +48,12 @@ class Runner {
     for (const int threads : options_.threads) {
       unpin_this_thread();
       set_thread_count(threads);
-      pinned_ = pin_threads();
+      pinned_ = !options_.pins || pin_threads();
       if (!run_with(named.name, c, threads)) return false;
     }
     return true;
   }
 
-  const std::string& lines() const { return lines_; }
   const std::vector<Row>& rows() const { return rows_; }
 
  private:
@@ -68,7 +79,7 @@ class Runner {
         .error = error,
         .limit_name = c.own_limit ? c.own_limit->name : std::string(probe_name(c.limit, threads)),
         .limit_work = c.own_limit ? c.own_limit->work : probes_.work(c.limit),
-        .limit_by_operations = !c.own_limit && c.limit == Probe::cpu_fma_f32,
+        .limit_by_operations = c.own_limit ? c.own_limit->counts_operations : c.limit == Probe::cpu_fma_f32,
         .ours = {},
         .peer = {},
         .limit = {},
@@ -85,11 +96,12 @@ class Runner {
       measured.shares.push_back(work / rate / measured.ours.back());
       if (peer) measured.peer_ratios.push_back(measured.peer.back() / measured.ours.back());
     }
-    lines_ += record_of(options_, c, measured).dump() + "\n";
+    const std::string line = record_of(options_, c, measured).dump() + "\n";
     rows_.push_back(row_of(c, measured));
     const Row& row = rows_.back();
     say(fmt::format("  {} t{}: {} {}, {}{}\n", row.name, row.threads, row.ours, row.unit, row.limit,
                     row.peer == "-" ? "" : ", " + row.peer));
+    if (!options_.json.empty()) require(append(options_.json, line));
     return true;
   }
 
@@ -97,20 +109,8 @@ class Runner {
   const double load_before_ = load_average();
   Probes probes_;
   bool pinned_ = false;
-  std::string lines_;
   std::vector<Row> rows_;
 };
-
-// The file as it was with the new records behind.
-Status append(const std::string& path, const std::string& lines) {
-  std::string before;
-  if (path_exists(path)) {
-    PARE_TRY(before, read_text_file(path, kRecordsCap));
-  }
-  PARE_TRY(FileWriter file, FileWriter::create(path, {.force = true}));
-  PARE_CHECK(file.write(before + lines));
-  return file.publish();
-}
 
 bool is_wanted(const RunOptions& options, const NamedCase& named) {
   if (options.filters.empty()) return options.all || named.headline;
@@ -135,12 +135,6 @@ int run_benchmarks(const RunOptions& options, const std::vector<NamedCase>& case
   for (const NamedCase& named : cases)
     if (is_wanted(options, named)) good = runner.run(named) && good;
   say("\n" + table_text(runner.rows()));
-  if (!options.json.empty()) {
-    if (const Status saved = append(options.json, runner.lines()); !saved) {
-      say(format_error(saved.error()) + "\n");
-      return int(saved.error().exit);
-    }
-  }
   return good ? 0 : 1;
 }
 

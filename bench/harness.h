@@ -25,8 +25,9 @@ struct Peer {
 // A limit of the case's own instead of a probe.
 struct Limit {
   std::string name;  // "file.read"
-  double work;       // bytes of one call
+  double work;       // bytes of one call, or operations
   std::function<void()> run;
+  bool counts_operations = false;
 };
 
 struct Case {
@@ -59,6 +60,7 @@ struct RunOptions {
   std::vector<int> threads{1, 2};
   int samples = 15;
   bool all = false, list = false;
+  bool pins = true;               // false: threads stay where the system puts them
   std::string json{};             // records are appended to this file
   std::string commit{}, dirty{};  // of the sources, where they are known; dirty: "yes" or "no"
 };

@@ -1,7 +1,13 @@
 // pare_bench: every case of bench/, beside the limit of this machine and a peer. See bench/README.md.
 #include <CLI/CLI.hpp>
 
+#include <algorithm>
+#include <thread>
+
 #include "bench/cases.h"
+#include "bench/gpu_first_token.h"
+#include "bench/gpu_models.h"
+#include "bench/gpu_support.h"
 #include "engine/backends/cpu/cpu_backend.h"
 #include "engine/backends/reference/reference_backend.h"
 #include "engine/tensor/backend.h"
@@ -28,19 +34,41 @@ int main(int argc, char** argv) {
   app.add_flag("--all", options.all, "every case, not only the headline ones");
   bool on_gpu = false;
   app.add_flag("--gpu", on_gpu, "the cases on GPU 0, and only these");
+  bool is_tiny = false;
+  app.add_flag("--tiny", is_tiny, "with --gpu: the cases of tiny models too, to try them on an emulator");
+  std::string folder, first, form = "bf16";
+  int64_t prompt = 16;
+  std::vector<std::string> made;
+  app.add_option("--folder", folder,
+                 "with --gpu: where models for the cases load/gpu are written (room: 17 GB)");
+  app.add_option("--make-model", made, "only write a model of random weights: SHAPE PATH")->expected(2);
+  app.add_option("--form", form, "of --make-model: bf16, w8, w4, w4+head8 or w4+head4");
+  app.add_option("--first-token", first,
+                 "only load this model on GPU 0, run a prompt, and print the seconds");
+  app.add_option("--prompt", prompt, "its tokens, 16 by default")->check(CLI::Range(1, 4096));
   app.add_flag("--list", options.list, "only print the names");
   CLI11_PARSE(app, argc, argv);
 
   pare::install_backend(pare::make_reference_backend());
   pare::install_backend(pare::make_cpu_backend());
+  if (!made.empty()) {
+    require(write_made_model(made[0], form, made[1]));
+    return 0;
+  }
+  if (!first.empty()) return first_token(first, prompt);
+  if (is_tiny) set_tiny();
   std::vector<NamedCase> cases;
   const auto add = [&](std::vector<NamedCase> more) {
     cases.insert(cases.end(), std::make_move_iterator(more.begin()), std::make_move_iterator(more.end()));
   };
   if (on_gpu) {
-    options.threads = {1};
+    // The clock on the wall, and threads that fill files and buffers wherever there is a processor.
+    options.threads = {std::max(2, int(std::thread::hardware_concurrency()))};
+    options.pins = false;
     add(gpu_product_cases());
     add(gpu_attention_cases());
+    add(gpu_train_cases());
+    add(gpu_load_cases(folder));
     return run_benchmarks(options, cases);
   }
   if (!inputs.model.empty()) {
