@@ -125,7 +125,10 @@ class MadeSource final : public WeightSource {
     PARE_TRY(const ModelConfig config, family->configure(source->config_, source->path_));
     for (const TensorSpec& spec : family->describe(config, family->prefixes.front())) {
       PARE_TRY(const std::string text, scheme_of(shape, form, spec));
-      StoredTensor tensor{.name = spec.name, .dtype = DType::bf16, .shape = spec.shape};
+      StoredTensor tensor;
+      tensor.name = spec.name;
+      tensor.dtype = DType::bf16;
+      tensor.shape = spec.shape;
       tensor.bytes = uint64_t(spec.shape.numel()) * 2;
       if (!text.empty()) {
         PARE_TRY(tensor.scheme, QuantScheme::parse(text));

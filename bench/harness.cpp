@@ -114,6 +114,7 @@ class Runner {
 
 bool is_wanted(const RunOptions& options, const NamedCase& named) {
   if (options.filters.empty()) return options.all || named.headline;
+  if (options.headline && !named.headline) return false;
   return std::ranges::any_of(
       options.filters, [&](const std::string& text) { return named.name.find(text) != std::string::npos; });
 }

@@ -60,6 +60,7 @@ struct RunOptions {
   std::vector<int> threads{1, 2};
   int samples = 15;
   bool all = false, list = false;
+  bool headline = false;          // with filters: only the headline cases among those
   bool pins = true;               // false: threads stay where the system puts them
   std::string json{};             // records are appended to this file
   std::string commit{}, dirty{};  // of the sources, where they are known; dirty: "yes" or "no"

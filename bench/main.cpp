@@ -32,6 +32,7 @@ int main(int argc, char** argv) {
   app.add_option("--dirty", options.dirty, "whether they differ from it")
       ->check(CLI::IsMember({"yes", "no"}));
   app.add_flag("--all", options.all, "every case, not only the headline ones");
+  app.add_flag("--headline", options.headline, "with --filter: only the headline cases among those");
   bool on_gpu = false;
   app.add_flag("--gpu", on_gpu, "the cases on GPU 0, and only these");
   bool is_tiny = false;
@@ -67,6 +68,7 @@ int main(int argc, char** argv) {
     options.pins = false;
     add(gpu_product_cases());
     add(gpu_attention_cases());
+    add(gpu_decode_cases());
     add(gpu_train_cases());
     add(gpu_load_cases(folder));
     return run_benchmarks(options, cases);
