@@ -24,6 +24,7 @@ Model& shared_model(const std::string& shape, const std::string& form) {
   static std::string loaded;
   static auto* const model = new std::unique_ptr<Model>();
   const std::string name = shape + "/" + form;
+  (void)gpu();
   if (name != loaded) {
     *model = nullptr;
     *model = load_model(require(made_model(shape, form)), gpu_device());

@@ -148,6 +148,7 @@ def main():
     parser.add_argument("--limit", type=float, default=280, help="seconds of one command")
     parser.add_argument("--tiny", action="store_true", help="4 x 16 tokens, to try the script")
     args = parser.parse_args()
+    args.pare, args.bench = args.pare.resolve(), args.bench.resolve()
     jobs = Jobs(args)
     try:
         for job in args.jobs.split(","):

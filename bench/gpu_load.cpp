@@ -18,6 +18,9 @@ namespace pare::bench {
 namespace {
 
 struct Written {
+  explicit Written(std::string name) : path(std::move(name)) {}
+  Written(const Written&) = delete;
+  Written& operator=(const Written&) = delete;
   std::string path;
   ~Written() {
     std::error_code ignored;
@@ -26,6 +29,8 @@ struct Written {
 };
 
 struct GpuLoading {
+  GpuLoading(const std::string& path, std::string shape, std::string form)
+      : file(path), shape(std::move(shape)), form(std::move(form)) {}
   Written file;
   std::string shape, form;
   std::unique_ptr<Model> model{};
@@ -65,8 +70,9 @@ Case gpu_load_case(const std::string& folder, const std::string& shape, const st
                    bool is_container) {
   const std::string path =
       fmt::format("{}/bench-load-{}-{}{}", folder, shape, form, is_container ? ".pare" : "");
+  (void)gpu();
   require(write_made_model(shape, form, path));
-  auto l = std::make_shared<GpuLoading>(GpuLoading{.file = {path}, .shape = shape, .form = form});
+  auto l = std::make_shared<GpuLoading>(path, shape, form);
   Case c{.kernel = "open_model + Model::load_all", .bytes = bytes_below(path), .shows_time = true};
   c.params["model"] = shape;
   c.params["form"] = form;

@@ -82,6 +82,7 @@ double step_error(const StepShape& shape) {
 }
 
 Case step_case(const StepShape& shape) {
+  (void)gpu();
   const double error = step_error(shape);
   const uint64_t before = cuda::memory_use(gpu()).held_bytes;
   auto s = std::make_shared<Stepper>(shape, shape.batch, gpu_device());
