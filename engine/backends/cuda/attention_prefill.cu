@@ -211,6 +211,7 @@ void run_attention_prefill(Context& context, const AttentionCall& call, const At
     const int64_t units = std::min(plan.units_per_pass, plan.units - first);
     const Bf16Keys keys =
         plan.converts ? convert_keys(context, call, plan, first, units) : copyable_keys(call);
+    if (keys.k == nullptr) return;  // no memory for copies, which is noted
     context.launch("attention_prefill", kernel,
                    {.grid = blocks_for(units * plan.row_tiles, 1),
                     .block = kTensorThreads,

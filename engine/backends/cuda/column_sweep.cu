@@ -1,8 +1,8 @@
 // sweep_block: the columns of a block get their final values one after the other.
 //
 // Rows are independent. A block owns 32 rows: their 128 values, the factor's 128 x 128 part, what was chosen,
-// codes and masks lie in shared memory (105 KiB: two blocks on an H100, one on an A100). Four threads share a
-// row: each computes the chosen value (they run in step anyway) and carries the error into every fourth of
+// codes and masks lie in shared memory (74 KiB: three blocks on an H100, two on an A100). Four threads share
+// a row: each computes the chosen value (they run in step anyway) and carries the error into every fourth of
 // the later columns. So 4096 rows are 128 blocks of 4 warps, one per multiprocessor, and a step waits for two
 // divisions and a quarter of the columns. Rows of a warp stand 132 floats apart: 8 rows x 4 columns touch 32
 // banks once.
@@ -19,12 +19,21 @@ constexpr int kColumns = int(kSweepColumns);
 constexpr int kPitch = kColumns + 4;
 
 struct SweepShared {
-  float upper[kColumns][kColumns];  // of the block; row i from its diagonal on
-  float values[kRows][kPitch];      // current values, then -e of columns that are done
+  float upper[kColumns / 2]
+             [kColumns + 1];    // of the block, from the diagonal on: rows i and 127 - i in a line
+  float values[kRows][kPitch];  // current values, then -e of columns that are done
   float chosen[kRows][kPitch];
   uint8_t codes[kRows][kPitch];
   uint8_t keep[kRows][kPitch];
 };
+
+// Row i of the factor; columns before i are not there.
+__device__ __forceinline__ int upper_place(int i) {
+  return i < kColumns / 2 ? i * kColumns : (kColumns - 1 - i) * (kColumns + 1) + 1;
+}
+__device__ __forceinline__ const float* upper_row(const SweepShared& shared, int i) {
+  return &shared.upper[0][0] + upper_place(i);
+}
 
 // The four threads of a row, and what they know of it.
 struct RowView {
@@ -48,7 +57,8 @@ __device__ void choose_group(const RowView& v, int first) {
   const int width = v.count() - first < v.a.m ? v.count() - first : v.a.m;
   const int removed = (v.a.m - v.a.n) * width / v.a.m;
   const auto score_of = [&](int i) {
-    return v.shared.keep[v.local][i] != 0 ? score(v.shared.values[v.local][i], v.shared.upper[i][i]) : 0.0f;
+    return v.shared.keep[v.local][i] != 0 ? score(v.shared.values[v.local][i], upper_row(v.shared, i)[i])
+                                          : 0.0f;
   };
   uint32_t kept = 0;
   for (int i = first + v.part; i < first + width; i += kShare) {
@@ -132,7 +142,10 @@ __device__ void load_block(const SweepBlockArgs& a, SweepShared& shared) {
   const int count = int(a.end - a.begin), warp = int(threadIdx.x) / kWarp, lane = int(threadIdx.x) % kWarp;
   for (int i = warp; i < count; i += kThreads / kWarp) {
     const float* upper = a.upper + (a.begin + i) * a.columns + a.begin;
-    for (int j = lane; j < count; j += kWarp) shared.upper[i][j] = upper[j];
+    float* row = &shared.upper[0][0] + upper_place(i);
+    for (int j = lane; j < count; j += kWarp) {
+      if (j >= i) row[j] = upper[j];
+    }
   }
   for (int r = warp; r < kRows; r += kThreads / kWarp) {
     const int64_t row = int64_t(blockIdx.x) * kRows + r, start = row * a.columns + a.begin;
@@ -200,7 +213,8 @@ __global__ void __launch_bounds__(kThreads) sweep_kernel(SweepBlockArgs a) {
     }
     if (a.m > 0 && i % a.m == 0) choose_group(view, i);
 
-    const float value = values[i], diagonal = shared.upper[i][i];
+    const float* upper = upper_row(shared, i);
+    const float value = values[i], diagonal = upper[i];
     const bool is_kept = shared.keep[local][i] != 0;
     float chosen = is_kept ? value : 0.0f;
     if (rounds) {
@@ -210,7 +224,6 @@ __global__ void __launch_bounds__(kThreads) sweep_kernel(SweepBlockArgs a) {
     }
     const float error = __fdiv_rn(__fsub_rn(value, chosen), diagonal);
     loss += double(error) * double(error);
-    const float* upper = shared.upper[i];
 #pragma unroll 4
     for (int j = i + 1 + ((part - i - 1) & (kShare - 1)); j < count; j += kShare)
       values[j] = __fsub_rn(values[j], __fmul_rn(error, upper[j]));

@@ -1,5 +1,6 @@
 #include "engine/backends/cuda/context.h"
 
+#include <cstdlib>
 #include <map>
 #include <mutex>
 
@@ -12,6 +13,19 @@ namespace pare::cuda {
 namespace {
 
 constexpr int kLeastCapability = 80;  // mma.sync with bf16, cp.async
+
+// Backends that are never uninstalled go with the static objects of the process, after those of the libraries
+// that were loaded later: their handles can no longer be closed then, and need not be.
+bool& is_exiting() {
+  static bool value = false;
+  return value;
+}
+void watch_exit() {
+#ifndef PARE_CUDA_EMULATOR  // whose handles are memory that is checked for leaks
+  static const int registered = std::atexit([] { is_exiting() = true; });
+  (void)registered;
+#endif
+}
 
 Error device_error(int index, const char* what, std::string got, std::string expected = {}) {
   return Error{.exit = Exit::resource,
@@ -32,6 +46,7 @@ Result<std::unique_ptr<Context>> Context::open(int index, const CudaOptions& opt
   context->math_ = options.math;
   int count = 0;
   cudaError_t status = cudaGetDeviceCount(&count);
+  watch_exit();
   if (status != cudaSuccess || index < 0 || index >= count) {
     cudaGetLastError();
     return device_error(index, "no such GPU",
@@ -57,6 +72,7 @@ Result<std::unique_ptr<Context>> Context::open(int index, const CudaOptions& opt
 
 Context::~Context() {
   if (stream_ != nullptr) cudaStreamSynchronize(stream_);
+  if (is_exiting() && libraries_ != nullptr) libraries_->abandon();
   libraries_.reset();
   scratch_.reset();
   // The stream stays: blocks of the pool that outlive the context are freed in its order.
@@ -105,7 +121,7 @@ void* Context::scratch(size_t bytes) {
 }
 
 bool Context::allow_shared(const char* name, const void* kernel, size_t bytes) {
-  constexpr size_t kWithoutAsking = 48 * 1024;
+  constexpr size_t kWithoutAsking = 16 * 1024;  // static arrays of a kernel count too, ours up to 32 KiB
   if (bytes <= kWithoutAsking) return true;
   static std::mutex mutex;
   static std::map<std::pair<int, const void*>, size_t> allowed;

@@ -49,6 +49,10 @@ class Context {
   const cudaDeviceProp& properties() const { return properties_; }
   int multiprocessors() const { return properties_.multiProcessorCount; }
   int compute_capability() const { return properties_.major * 10 + properties_.minor; }
+  // Whether kernels wait for the one before by themselves. Newer devices than 9.x run the PTX of 8.0, in
+  // which ptx::wait_for_predecessor() is nothing: a kernel that starts early there would read what is not
+  // written yet.
+  bool has_dependent_launches() const { return properties_.major == 9; }
   cudaStream_t stream() const { return stream_; }
 
   // Launches on the stream. An error is kept under `name`, to be told at the next take_error().
@@ -61,7 +65,7 @@ class Context {
     config.blockDim = shape.block;
     config.dynamicSmemBytes = shape.shared_bytes;
     config.stream = stream_;
-    if (shape.is_dependent && compute_capability() >= 90) {
+    if (shape.is_dependent && has_dependent_launches()) {
       attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
       attribute.val.programmaticStreamSerializationAllowed = 1;
       config.attrs = &attribute;
@@ -105,7 +109,7 @@ class Context {
 
  private:
   Context() = default;
-  // More than 48 KiB of dynamic shared memory must be asked for once per kernel.
+  // More than 48 KiB of shared memory, static arrays included, must be asked for once per kernel.
   bool allow_shared(const char* name, const void* kernel, size_t bytes);
 
   int index_ = 0;

@@ -128,7 +128,7 @@ __global__ void count_magnitudes_kernel(CountMagnitudesArgs a) {
       const double place = a.limit > 0.0     ? __ddiv_rn(__dmul_rn(magnitude, double(a.bins)), a.limit)
                            : magnitude > 0.0 ? double(a.bins)
                                              : 0.0;
-      const int bin = place >= last ? a.bins - 1 : int(place);
+      const int bin = place < last ? int(place) : a.bins - 1;  // NaN, of which int() is no bin, too
       atomicAdd(&counts[x[c] < 0.0f ? a.bins + bin : bin], 1u);
     }
   }

@@ -158,6 +158,13 @@ Status Libraries::open_solver() {
   return library_status(solver_->create_params(&solver_params_), "cusolverDnCreateParams");
 }
 
+void Libraries::abandon() {
+  plans_.clear();
+  lt_handle_ = nullptr;
+  solver_params_ = nullptr;
+  solver_handle_ = nullptr;
+}
+
 void Libraries::forget_plans() {
   for (auto& [key, plan] : plans_) {
     if (plan.operation != nullptr) lt_->matmul_destroy(plan.operation);

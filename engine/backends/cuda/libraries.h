@@ -91,6 +91,8 @@ class Libraries {
   using PlanKey = std::array<int64_t, 14>;
   std::map<PlanKey, Plan>& plans() { return plans_; }
   void forget_plans();
+  // Nothing will be closed: the process ends, and the libraries' own objects are gone already.
+  void abandon();
 
  private:
   Context& context_;

@@ -19,7 +19,7 @@ struct FragmentMatrix {
   const void* offsets;         // the same, null where offset is none
   const float* table;          // [2^bits], codebooks only
   const int32_t* columns_of;   // [64 blocks], null: as they are
-  unsigned* arrivals;          // [tiles + 64], zero between products
+  unsigned* arrivals;          // [2 tiles + 64], zero between products
   int64_t tile_bytes;
   int64_t offset_of_2, offset_of_1;  // of the planes of 2 bits and of 1 bit in a tile; wider ones are first
   int32_t out, in, tiles, blocks, groups, group_columns;

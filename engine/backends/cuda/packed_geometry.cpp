@@ -58,7 +58,9 @@ StripeGeometry stripe_geometry(const DeviceShape& device, int64_t m, int tiles, 
   constexpr int kLeastStages = 4;  // of a run, or filling the pipeline would be most of its time
   constexpr int kSumFloats = 128;  // per row of inputs
   StripeGeometry g{};
-  g.columns = m <= 32 ? 32 : 64;
+  // A multiprocessor of 100 KiB (8.6, 8.9) has no room for a ring with 64 rows of inputs.
+  constexpr size_t kWideRing = 104 * 1024;
+  g.columns = m <= 32 || device.shared_per_multiprocessor < kWideRing ? 32 : 64;
   g.column_groups = ceil_div(int(m), g.columns);
   g.tile_groups = ceil_div(tiles, kTilesTogether);
   g.stages = ceil_div(blocks, 2);

@@ -13,8 +13,8 @@ using Kind = QuantScheme::Kind;
 using Granularity = QuantScheme::Granularity;
 using Offset = QuantScheme::Offset;
 
-constexpr int64_t kAlignment = 256;  // of the parts behind the tiles
-constexpr int64_t kSpareCounters = 64;
+constexpr int64_t kAlignment = 256;     // of the parts behind the tiles
+constexpr int64_t kSpareCounters = 64;  // beside two per tile
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
@@ -134,7 +134,7 @@ FragmentGeometry fragment_geometry(const QuantScheme& scheme, int64_t out, int64
   g.table_offset = round_up(g.tiles * g.tile_bytes, kAlignment);
   g.map_offset = round_up(g.table_offset + (has_table ? scheme.code_count() * 4 : 0), kAlignment);
   g.counter_offset = round_up(g.map_offset + (has_map ? (g.columns() + g.groups) * 4 : 0), kAlignment);
-  g.code_bytes = g.counter_offset + (g.tiles + kSpareCounters) * 4;
+  g.code_bytes = g.counter_offset + (2 * g.tiles + kSpareCounters) * 4;
   return g;
 }
 

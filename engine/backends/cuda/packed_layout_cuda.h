@@ -15,7 +15,7 @@
 //   scales  [tiles, groups, 16], f16, bf16 or f32 as stored; rows in the order 0 8 1 9 .. 7 15
 //   offsets like scales: zero points u8, or minimums of the type of scales; undefined when symmetric
 // After the tiles, each part aligned to 256 bytes: the f32 values of a codebook; the column map; u32
-// counters that are zero between products (arrivals at sums over several blocks), one per tile and 64 more.
+// counters that are zero between products (arrivals at sums over several blocks), two per tile and 64 more.
 //
 // Steps of 16 columns never meet two groups. Where groups would cut a step (group sizes that are no multiple
 // of 16, group_index), groups are padded, and the column map says which input stands at each place (-1: none)
