@@ -14,7 +14,8 @@ std::string CudaDecode::why_not_fused(const DecodeMatrix* matrices, int count, i
   if (context_.math() != MathMode::bf16) return "products are f32";
   const std::string why = why_not_planned(matrices, count, rows);
   if (!why.empty()) return why;
-  const size_t bytes = fused_shared_bytes(matrices[0], count, rows);
+  constexpr size_t kStatic = 2048;  // arrays of the kernel that count too, with room
+  const size_t bytes = fused_shared_bytes(matrices[0], count, rows) + kStatic;
   const size_t limit = context_.properties().sharedMemPerBlockOptin;
   return bytes <= limit ? std::string()
                         : fmt::format("{} bytes of shared memory, {} are there", bytes, limit);
