@@ -82,7 +82,17 @@ Result<std::shared_ptr<void>> MemoryPool::allocate(size_t bytes) {
     state.use.held_bytes -= count;
   };
   void* block = nullptr;
-  if (const cudaError_t status = cudaMallocAsync(&block, taken, state_->stream); status != cudaSuccess) {
+  cudaError_t status = cudaMallocAsync(&block, taken, state_->stream);
+  if (status == cudaErrorMemoryAllocation) {
+    // Freed blocks that stay with the process may be cut too small: give them back, and ask once more.
+    cudaGetLastError();
+    cudaMemPool_t pool = nullptr;
+    status = cudaStreamSynchronize(state_->stream);
+    if (status == cudaSuccess) status = cudaDeviceGetDefaultMemPool(&pool, state_->index);
+    if (status == cudaSuccess) status = cudaMemPoolTrimTo(pool, 0);
+    if (status == cudaSuccess) status = cudaMallocAsync(&block, taken, state_->stream);
+  }
+  if (status != cudaSuccess) {
     cudaGetLastError();
     give_back(*state_, taken);
     return out_of_memory(state_->index, bytes, use(), cudaGetErrorName(status));

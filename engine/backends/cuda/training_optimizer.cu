@@ -225,6 +225,7 @@ void CudaTraining::adamw_list(std::span<const AdamWArgs> list) {
     table.push_back(entry_of(a, blocks));
     blocks += pieces_of(a.count);
   }
+  if (blocks == 0) return;
   const AdamWEntry* entries = uploaded(context_, table, 0);
   if (entries == nullptr) return;
   context_.launch("adamw", adamw_kernel, {.grid = blocks_for(blocks, 1), .block = kThreads}, entries,
@@ -249,6 +250,7 @@ double CudaTraining::sum_of_squares_list(std::span<const SquaresArgs> list) {
     table.push_back({.x = a.x, .count = a.count, .first_block = blocks});
     blocks += pieces_of(a.count);
   }
+  if (blocks == 0) return 0.0;
   const SquaresEntry* entries = uploaded(context_, table, size_t(blocks + 1) * sizeof(double));
   if (entries == nullptr) return std::numeric_limits<double>::quiet_NaN();
   auto* partial = reinterpret_cast<double*>(const_cast<SquaresEntry*>(entries) + table.size());

@@ -50,6 +50,7 @@ std::vector<TestBackend> test_backends() {
     if (level > cpu::host_isa()) break;
     list.push_back({"cpu_" + std::string(cpu::isa_name(level)), [level] { return make_cpu_backend(level); }});
   }
+#ifndef PARE_TEST_NO_DEVICE
   for (const cuda::MathMode math : {cuda::MathMode::f32, cuda::MathMode::bf16}) {
     list.push_back({math == cuda::MathMode::f32 ? "cuda_f32" : "cuda_bf16", [math] {
                       auto gpu = make_cuda_backend(0, {.math = math});
@@ -58,6 +59,7 @@ std::vector<TestBackend> test_backends() {
                       return make_host_view(*std::move(gpu));
                     }});
   }
+#endif
   return list;
 }
 
