@@ -97,7 +97,8 @@ __device__ __noinline__ float activated(Kind activation, float x) {
 template <typename Weights, int Tiles, bool Pair>
 __global__ void __launch_bounds__(kStageThreads, 2)
     decode_product_kernel(const __grid_constant__ ProductKernelArgs a) {
-  constexpr int kMatrices = Pair ? 2 : 1, kAhead = Weights::kAhead / kMatrices;
+  constexpr int kMatrices = Pair ? 2 : 1,
+                kAhead = Weights::kAhead < kMatrices ? 1 : Weights::kAhead / kMatrices;
   using Raw = typename Weights::Raw;
   PARE_SHARED_BYTES(shared);
   float* const sums = reinterpret_cast<float*>(shared);

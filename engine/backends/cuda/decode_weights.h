@@ -60,7 +60,7 @@ __device__ __forceinline__ void multiply(float (&d)[4], const uint32_t (&a)[4], 
 template <typename T>
 struct DenseWeights {
   using Half = std::conditional_t<std::is_same_v<T, __half>, __half, __nv_bfloat16>;
-  static constexpr int kAhead = 2;
+  static constexpr int kAhead = sizeof(T) == 2 ? 2 : 1;
   static constexpr int kWords = int(sizeof(T)) / 2;  // 16-byte words per eight elements
   static __device__ __forceinline__ int place(int q) { return q % 8 / 2 * 4 + q / 8 * 2 + q % 2; }
 
