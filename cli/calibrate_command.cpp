@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "calibrate/block_pipeline.h"
+#include "cli/backends.h"
 #include "cli/calibration_data.h"
 #include "cli/commands.h"
 #include "cli/model_argument.h"
@@ -107,7 +108,7 @@ Json to_json(const Options& options, const StatisticsHeader& header, const Calib
   json["complete"] = Json(header.is_complete());
   if (data != nullptr) json["data"] = data->to_json();
   json["seconds"] = seconds;
-  json["peak_resident_bytes"] = Json(peak_resident_bytes());
+  add_peak_memory(json);
   return json;
 }
 
@@ -131,10 +132,9 @@ void report(const Options& options, const CommonOptions& common, const Statistic
                header.origin.token_hash.substr(0, 16) +
                (data->has_bos ? ", BOS in front of every window" : ""));
   }
-  print_line(options.dry_run
-                 ? "  nothing was written (--dry-run)"
-                 : "pare: done: " + format_count(header.sites.size()) + " sites in " +
-                       format_duration(seconds) + ", peak memory " + format_bytes(peak_resident_bytes()));
+  print_line(options.dry_run ? "  nothing was written (--dry-run)"
+                             : "pare: done: " + format_count(header.sites.size()) + " sites in " +
+                                   format_duration(seconds) + ", peak memory " + peak_memory_text());
 }
 
 std::string folder_of(const std::string& path) {

@@ -149,10 +149,12 @@ Result<Device> chosen_device(const CommonOptions& common) {
 Result<WalkDevice> walk_device(const CommonOptions& common) {
   PARE_TRY(const Device device, chosen_device(common));
   if (device.is_host()) return WalkDevice{};
-  return WalkDevice{device, cuda::memory_use(backend_for(device)).ceiling_bytes};
+  PARE_TRY(const uint64_t limit, memory_limit(common, device));
+  return WalkDevice{device, limit};
 }
 
-Result<uint64_t> memory_limit(const CommonOptions& common) {
+Result<uint64_t> memory_limit(const CommonOptions& common, Device device) {
+  if (!device.is_host()) return cuda::memory_use(backend_for(device)).ceiling_bytes;
   if (common.max_memory.empty()) return available_bytes() / 10 * 9;
   const auto bytes = parse_bytes(common.max_memory);
   if (!bytes || *bytes == 0)
@@ -160,12 +162,12 @@ Result<uint64_t> memory_limit(const CommonOptions& common) {
   return *bytes;
 }
 
-Status check_memory(const CommonOptions& common, uint64_t need, const std::string& remedy) {
-  PARE_TRY(const uint64_t limit, memory_limit(common));
+Status check_memory(const CommonOptions& common, uint64_t need, const std::string& remedy, Device device) {
+  PARE_TRY(const uint64_t limit, memory_limit(common, device));
   if (need <= limit) return {};
   return Error{.exit = Exit::resource,
                .rule = "CL05",
-               .path = "memory",
+               .path = device.is_host() ? "memory" : "memory of " + device.name(),
                .where = {},
                .what = "not enough for this job" + (remedy.empty() ? std::string() : "; " + remedy),
                .got = format_bytes(limit),

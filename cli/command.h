@@ -72,10 +72,11 @@ struct WalkDevice {
 };
 Result<WalkDevice> walk_device(const CommonOptions& common);
 
-// Bytes that the job may use (exit 2 for a malformed value).
-Result<uint64_t> memory_limit(const CommonOptions& common);
-// Exit 6 (CL05) when `need` is above the limit; `remedy` names the flag that lowers it.
-Status check_memory(const CommonOptions& common, uint64_t need, const std::string& remedy);
+// Bytes that the job may use of the host (exit 2 for a malformed value), or of a device that was chosen.
+Result<uint64_t> memory_limit(const CommonOptions& common, Device device = Device::cpu());
+// Exit 6 (CL05) when `need` is above that limit; `remedy` names the flag that lowers it.
+Status check_memory(const CommonOptions& common, uint64_t need, const std::string& remedy,
+                    Device device = Device::cpu());
 
 // Everything printed on stdout goes through here; the flush is checked (CL15).
 void print(std::string_view text);

@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 
+#include "cli/backends.h"
 #include "cli/calibration_data.h"
 #include "cli/commands.h"
 #include "cli/compress_job.h"
@@ -212,7 +213,7 @@ Json outcome_json(const CompressArguments& arguments, const FinishedJob& done,
   json["weight_bytes_after"] = Json(done.weight_bytes_after);
   json["output_bytes"] = Json(done.output_bytes);
   json["seconds"] = done.seconds;
-  json["peak_resident_bytes"] = Json(peak_resident_bytes());
+  add_peak_memory(json);
   int64_t fallbacks = 0;
   Json list = Json::array();
   for (const StepSummary& summary : summaries) {
@@ -241,7 +242,7 @@ void print_outcome(const FinishedJob& done, const std::vector<StepSummary>& summ
   if (done.speed) print_line("  " + speed_line(*done.speed));
   if (!done.speed_note.empty()) print_line("  speed not measured: " + done.speed_note);
   print_line(fmt::format("  file {} in {}, peak memory {}", format_bytes(done.output_bytes),
-                         format_duration(done.seconds), format_bytes(peak_resident_bytes())));
+                         format_duration(done.seconds), peak_memory_text()));
   int64_t fallbacks = 0;
   std::string names;
   for (const StepSummary& summary : summaries) {

@@ -4,8 +4,8 @@
 
 #include <cmath>
 
+#include "cli/backends.h"
 #include "cli/model_argument.h"
-#include "engine/core/memory.h"
 #include "engine/core/text.h"
 #include "evaluate/damage_json.h"
 
@@ -156,7 +156,7 @@ Json distill_json(const DistillSummary& s, const FinishedJob* done) {
   json["weight_bytes_after"] = Json(done->weight_bytes_after);
   json["output_bytes"] = Json(done->output_bytes);
   json["seconds"] = done->seconds;
-  json["peak_resident_bytes"] = Json(peak_resident_bytes());
+  add_peak_memory(json);
   json["manifest"] = done->manifest.to_json();
   if (done->damage_before) json["damage_before"] = to_json(*done->damage_before);
   if (done->damage) json["damage"] = to_json(*done->damage);
@@ -227,8 +227,7 @@ void print_distill_outcome(const DistillSummary& s, const FinishedJob& done) {
   if (!done.speed_note.empty()) print_line("  speed was not measured: " + done.speed_note);
   print_line(fmt::format("  weights {} -> {}, file {} in {}, peak memory {}",
                          format_bytes(done.weight_bytes_before), format_bytes(done.weight_bytes_after),
-                         format_bytes(done.output_bytes), format_duration(done.seconds),
-                         format_bytes(peak_resident_bytes())));
+                         format_bytes(done.output_bytes), format_duration(done.seconds), peak_memory_text()));
   print_line(fmt::format("pare: done: {} steps of {} tokens", outcome.steps,
                          format_count(uint64_t(s.arguments.batch * s.data.training->context()))));
 }

@@ -117,7 +117,7 @@ Result<Exit> run_doctor(const CommonOptions& common) {
   }
   if (!gpu_reason.empty()) print_line("  GPU           " + gpu_reason);
   if (gpus && !gpus->empty())
-    print_line("                not used in this version: the CUDA backend is still to come");
+    print_line("                used where a command names it: --device cuda (auto stays on the CPU)");
   for (const auto& [name, version] : library_versions())
     print_line("  library       " + name + " " + version);
   return Exit::ok;

@@ -64,10 +64,13 @@ Result<std::unique_ptr<Model>> open_model_for(const std::string& path, const Com
                                               Device device, std::optional<KvQuant> kv) {
   PARE_TRY(const auto source, open_source(path, common));
   PARE_TRY(auto model, Model::open(source, device, kv));
-  PARE_CHECK(check_memory(common, least_memory(*source, model->config()), "raise --max-memory"));
-  PARE_TRY(const uint64_t limit, memory_limit(common));
-  // Quantized weights are repacked, so the file's pages and the working form exist side by side for a while.
-  if (2 * running_bytes(*source) < limit / 2) PARE_CHECK(model->load_all());
+  const uint64_t least = least_memory(*source, model->config());
+  PARE_CHECK(check_memory(common, least, "raise --max-memory"));
+  PARE_TRY(const uint64_t limit, memory_limit(common, device));
+  // On the host quantized weights are repacked, so the file's pages and the working form exist side by side
+  // for a while; on a GPU nothing else takes room. A teacher is there beside the model.
+  const uint64_t room = device.is_host() ? limit / 4 : limit / 2 - std::min(least, limit / 2);
+  if (running_bytes(*source) < room) PARE_CHECK(model->load_all());
   return model;
 }
 

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "cli/backends.h"
 #include "cli/commands.h"
 #include "cli/export_dialect.h"
 #include "cli/export_gguf.h"
@@ -10,7 +11,6 @@
 #include "cli/sparse_choice.h"
 #include "engine/core/file.h"
 #include "engine/core/log.h"
-#include "engine/core/memory.h"
 #include "engine/core/progress.h"
 #include "engine/core/text.h"
 #include "engine/tensor/tensor_scan.h"
@@ -237,7 +237,7 @@ Result<Exit> run_export(const Options& options, const CommonOptions& common) {
     json["clamped_values"] = Json(clamped);
     json["sparse_tensors"] = Json(sparse.count());
     json["seconds"] = seconds;
-    json["peak_resident_bytes"] = Json(peak_resident_bytes());
+    add_peak_memory(json);
     print_json(json);
   } else {
     print_line(options.model + " -> " + options.output.path);

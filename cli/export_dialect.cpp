@@ -5,10 +5,10 @@
 #include <algorithm>
 #include <chrono>
 
+#include "cli/backends.h"
 #include "cli/forward_difference.h"
 #include "cli/model_argument.h"
 #include "engine/core/file.h"
-#include "engine/core/memory.h"
 #include "engine/core/progress.h"
 #include "engine/core/text.h"
 #include "formats/open_model.h"
@@ -65,7 +65,7 @@ void report(const std::string& model, const Dialect& dialect, const DialectPlan&
     json["max_logit_difference"] = outcome.difference.largest;
     json["max_logit"] = outcome.difference.largest_logit;
     json["seconds"] = outcome.seconds;
-    json["peak_resident_bytes"] = Json(peak_resident_bytes());
+    add_peak_memory(json);
     print_json(json);
     return;
   }

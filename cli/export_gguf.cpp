@@ -6,9 +6,9 @@
 #include <cmath>
 #include <cstring>
 
+#include "cli/backends.h"
 #include "cli/forward_difference.h"
 #include "cli/model_argument.h"
-#include "engine/core/memory.h"
 #include "engine/core/parallel.h"
 #include "engine/core/progress.h"
 #include "engine/core/text.h"
@@ -95,7 +95,8 @@ class TensorWriter {
   }
 
  private:
-  // Sparse codes as codes for every weight, removed ones that of 0; without one only where they are rounded anew.
+  // Sparse codes as codes for every weight, removed ones that of 0; without one only where they are rounded
+  // anew.
   Result<WeightData> with_zero_codes(WeightData data, const std::string& name) const {
     if (!data.is_sparse() || !data.sparse()->has_codes()) return data;
     auto whole = data.sparse()->to_quantized(source_.path(), name);
@@ -203,7 +204,7 @@ Json report_json(const GgufExportOptions& options, const OutputOptions& output, 
   json["max_logit_difference"] = outcome.difference.largest;
   json["max_logit"] = outcome.difference.largest_logit;
   json["seconds"] = outcome.seconds;
-  json["peak_resident_bytes"] = Json(peak_resident_bytes());
+  add_peak_memory(json);
   return json;
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "calibrate/block_job.h"
+#include "cli/backends.h"
 #include "cli/model_argument.h"
 #include "engine/core/hash.h"
 #include "engine/core/memory.h"
@@ -176,6 +177,7 @@ Status report_job(const JobArguments& arguments, const CommonOptions& common, Fi
   report.manifest_hash = manifest_hash(done.manifest);
   report.seconds = done.seconds;
   report.peak_resident_bytes = peak_resident_bytes();
+  report.peak_device_bytes = peak_device_bytes();
   report.threads = thread_count();
   report.cpu_profile = done.manifest.arithmetic;
   report.resumes = arguments.resume ? 1 : 0;

@@ -4,9 +4,9 @@
 #include <cmath>
 
 #include "calibrate/input_check.h"
+#include "cli/backends.h"
 #include "cli/job_run.h"
 #include "engine/core/log.h"
-#include "engine/core/memory.h"
 #include "engine/core/text.h"
 #include "engine/tensor/tensor_scan.h"
 #include "evaluate/damage_json.h"
@@ -184,7 +184,7 @@ class LowRankCommand final : public JobCommand {
     if (done.damage) print_damage(*done.damage);
     if (done.speed) print_line("  " + speed_line(*done.speed));
     if (!done.speed_note.empty()) print_line("  speed not measured: " + done.speed_note);
-    print_line("  " + format_duration(done.seconds) + ", peak memory " + format_bytes(peak_resident_bytes()));
+    print_line("  " + format_duration(done.seconds) + ", peak memory " + peak_memory_text());
     print_line("pare: done: " + std::to_string(summary.factorized) + " matrices factorized, " +
                std::to_string(summary.kept_dense) + " kept; " + std::to_string(done.manifest.fallbacks()) +
                " fallback");
@@ -222,7 +222,7 @@ class LowRankCommand final : public JobCommand {
     json["weight_bytes_after"] = Json(done.weight_bytes_after);
     json["output_bytes"] = Json(done.output_bytes);
     json["seconds"] = done.seconds;
-    json["peak_resident_bytes"] = Json(peak_resident_bytes());
+    add_peak_memory(json);
     if (done.spilled_bytes) json["spilled_bytes"] = Json(*done.spilled_bytes);
     if (done.resumed_at) json["resumed_at_block"] = *done.resumed_at;
     json["fallbacks"] = Json(done.manifest.fallbacks());

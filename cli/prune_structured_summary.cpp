@@ -1,8 +1,8 @@
 // What `pare prune --structure` says, as text and as JSON.
 #include <algorithm>
 
+#include "cli/backends.h"
 #include "cli/prune_structured_plan.h"
-#include "engine/core/memory.h"
 #include "engine/core/text.h"
 #include "evaluate/damage_json.h"
 #include "evaluate/generation_speed.h"
@@ -85,7 +85,7 @@ Json structured_json(const JobArguments& job, const StructuredPlan& plan, const 
   json["units"] = summary;
   json["output_bytes"] = Json(done->output_bytes);
   json["seconds"] = done->seconds;
-  json["peak_resident_bytes"] = Json(peak_resident_bytes());
+  add_peak_memory(json);
   if (done->spilled_bytes) json["spilled_bytes"] = Json(*done->spilled_bytes);
   if (done->resumed_at) json["resumed_at_block"] = *done->resumed_at;
   json["manifest"] = done->manifest.to_json();
@@ -137,7 +137,7 @@ void print_structured(const JobArguments& job, const StructuredPlan& plan, const
   if (done->speed) print_line("  " + speed_line(*done->speed));
   if (!done->speed_note.empty()) print_line("  speed was not measured: " + done->speed_note);
   print_line("  file " + format_bytes(done->output_bytes) + " in " + format_duration(done->seconds) +
-             ", peak memory " + format_bytes(peak_resident_bytes()));
+             ", peak memory " + peak_memory_text());
 }
 
 }  // namespace pare::cli

@@ -1,11 +1,11 @@
 #include "cli/prune_summary.h"
+#include "cli/backends.h"
 
 #include <algorithm>
 #include <cmath>
 #include <map>
 
 #include "engine/core/log.h"
-#include "engine/core/memory.h"
 #include "engine/core/text.h"
 #include "evaluate/damage_json.h"
 
@@ -111,7 +111,7 @@ Json prune_json(const PruneArguments& arguments, const PruneSettings& settings, 
   json["sparsity_reached"] = reached.share();
   json["output_bytes"] = Json(done->output_bytes);
   json["seconds"] = done->seconds;
-  json["peak_resident_bytes"] = Json(peak_resident_bytes());
+  add_peak_memory(json);
   if (done->spilled_bytes) json["spilled_bytes"] = Json(*done->spilled_bytes);
   if (done->resumed_at) json["resumed_at_block"] = *done->resumed_at;
   json["fallbacks"] = Json(done->manifest.fallbacks());
@@ -161,7 +161,7 @@ void print_prune_outcome(const PrunePlan& plan, const FinishedJob& done) {
   if (done.damage) print_damage(*done.damage);
   if (done.speed) print_line("  " + speed_line(*done.speed));
   if (!done.speed_note.empty()) print_line("  speed not measured: " + done.speed_note);
-  print_line("  " + format_duration(done.seconds) + ", peak memory " + format_bytes(peak_resident_bytes()));
+  print_line("  " + format_duration(done.seconds) + ", peak memory " + peak_memory_text());
   print_line(last_line(done.manifest));
 }
 

@@ -1,10 +1,10 @@
 #include "cli/quantize_summary.h"
+#include "cli/backends.h"
 
 #include <algorithm>
 #include <map>
 
 #include "engine/core/log.h"
-#include "engine/core/memory.h"
 #include "engine/core/text.h"
 #include "evaluate/damage_json.h"
 
@@ -102,7 +102,7 @@ Json quantize_json(const QuantizeArguments& arguments, const WeightSource& sourc
   if (done == nullptr) return json;
   json["output_bytes"] = Json(done->output_bytes);
   json["seconds"] = done->seconds;
-  json["peak_resident_bytes"] = Json(peak_resident_bytes());
+  add_peak_memory(json);
   if (done->spilled_bytes) json["spilled_bytes"] = Json(*done->spilled_bytes);
   if (done->resumed_at) json["resumed_at_block"] = *done->resumed_at;
   json["fallbacks"] = Json(done->manifest.fallbacks());
@@ -141,7 +141,7 @@ void print_matrices(const Manifest& manifest) {
 void print_quantize_outcome(const FinishedJob& done) {
   const Manifest& manifest = done.manifest;
   print_line("  file " + format_bytes(done.output_bytes) + " in " + format_duration(done.seconds) +
-             ", peak memory " + format_bytes(peak_resident_bytes()));
+             ", peak memory " + peak_memory_text());
   const TensorRecord* worst = nullptr;
   for (const TensorRecord& record : manifest.tensors) {
     if (!error_of(record)) continue;

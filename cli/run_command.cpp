@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstring>
 
+#include "cli/backends.h"
 #include "cli/commands.h"
 #include "cli/kv_option.h"
 #include "cli/model_argument.h"
@@ -102,6 +103,7 @@ Json to_json(const Options& options, const GenerateResult& result, KvQuant kv) {
   json["new_tokens"] = Json(int64_t(result.ids.size()));
   json["kv"] = kv.name();
   json["kv_cache_bytes"] = result.cache_bytes;
+  add_peak_memory(json);
   json["prefill_tokens_per_second"] =
       result.prefill_seconds > 0 ? double(result.prompt_tokens) / result.prefill_seconds : 0.0;
   json["decode_tokens_per_second"] =
@@ -118,6 +120,8 @@ void report_speed(const GenerateResult& result, const CommonOptions& common) {
   if (result.decode_seconds > 0 && result.decode_steps > 0) {
     line += " at " + formatted(double(result.decode_steps) / result.decode_seconds, "%.1f") + "/s";
   }
+  if (const uint64_t bytes = peak_device_bytes(); bytes > 0)
+    line += "; " + format_bytes(bytes) + " on the GPU";
   line += std::string("; stopped by ") + stop_reason_name(result.reason) + "\n";
   static_cast<void>(!::write(STDERR_FILENO, line.data(), line.size()));
 }
@@ -147,9 +151,8 @@ Result<Exit> run_model(const Options& options, const CommonOptions& common) {
   const int64_t context = options.context > 0 ? options.context : description.config.max_positions;
   const int64_t positions =
       std::min<int64_t>(context, int64_t(prompt.size()) + 1 + options.generate.max_new_tokens);
-  PARE_CHECK(check_memory(common,
-                          running_bytes(*source) + KvCache::bytes_for(description.config, 1, positions),
-                          "weights and cache need this much"));
+  const uint64_t need = running_bytes(*source) + KvCache::bytes_for(description.config, 1, positions);
+  PARE_CHECK(check_memory(common, need, "weights and cache need this much", device));
   PARE_TRY(const std::vector<int32_t> ids, encode_prompt(options, *tokenizer, prompt));
   PARE_TRY(auto session, Session::open(source, tokenizer, device, options.context, kv));
   log_info("running on " + backend_for(device).description());

@@ -60,6 +60,7 @@ Json to_json(const RunReport& report) {
   Json& run = json["run"] = Json::object();
   run["seconds"] = report.seconds;
   run["peak_resident_bytes"] = Json(report.peak_resident_bytes);
+  if (report.peak_device_bytes > 0) run["peak_device_bytes"] = Json(report.peak_device_bytes);
   run["threads"] = Json(report.threads);
   run["cpu_profile"] = report.cpu_profile;
   run["resumes"] = Json(report.resumes);
@@ -98,6 +99,8 @@ Result<RunReport> run_report_from_json(const Json& json, std::string_view path) 
   JsonFields run(fields.object("run"), path, "run.");
   report.seconds = run.real("seconds");
   report.peak_resident_bytes = run.bytes("peak_resident_bytes");
+  if (fields.object("run").find("peak_device_bytes") != nullptr)
+    report.peak_device_bytes = run.bytes("peak_device_bytes");
   report.threads = run.count("threads");
   report.cpu_profile = run.text("cpu_profile");
   report.resumes = run.count("resumes");

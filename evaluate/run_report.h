@@ -30,6 +30,7 @@ struct RunReport {
   std::string manifest_hash;              // manifest_hash() of the output's manifest; empty: not known
   double seconds = 0.0;                   // of the whole command; 0: not known, as below
   uint64_t peak_resident_bytes = 0;
+  uint64_t peak_device_bytes = 0;  // 0: no GPU was used
   int64_t threads = 0;
   std::string cpu_profile;  // "avx512"
   int64_t resumes = 0;

@@ -309,6 +309,8 @@ void find_repeat(const ReportInput& input, Facts& facts) {
   if (run.seconds > 0) facts.repeat.push_back({"Time", format_duration(run.seconds)});
   if (run.peak_resident_bytes > 0)
     facts.repeat.push_back({"Peak memory", format_bytes(run.peak_resident_bytes)});
+  if (run.peak_device_bytes > 0)
+    facts.repeat.push_back({"Peak memory of the GPU", format_bytes(run.peak_device_bytes)});
   if (run.threads > 0) facts.repeat.push_back({"Threads", std::to_string(run.threads)});
   if (!run.cpu_profile.empty()) facts.repeat.push_back({"CPU profile", shown(run.cpu_profile)});
   if (run.resumes > 0) facts.repeat.push_back({"Resumed", fmt::format("{} times", run.resumes)});

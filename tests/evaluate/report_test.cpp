@@ -95,6 +95,7 @@ ReportInput example() {
   run.command_line = {"quantize", "in model", "-o", "out.pare"};
   run.seconds = 12.5;
   run.peak_resident_bytes = 987654321;
+  run.peak_device_bytes = 123456789;
   run.threads = 3;
   run.cpu_profile = "avx2";
   run.weight_bytes_before = 222222;

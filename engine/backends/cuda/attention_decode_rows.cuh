@@ -67,17 +67,17 @@ __device__ __forceinline__ void load_words(uint32_t (&words)[Words], const uint8
     const int bytes = int(Layout::row_bytes(head_dim)) - 4 * first;
     if (vectors && bytes >= 4 * Words) {
       if constexpr (Words == 4) {
-        const uint4 v = __ldg(reinterpret_cast<const uint4*>(row + 4 * first));
+        const uint4 v = *reinterpret_cast<const uint4*>(row + 4 * first);
         words[0] = v.x;
         words[1] = v.y;
         words[2] = v.z;
         words[3] = v.w;
       } else if constexpr (Words == 2) {
-        const uint2 v = __ldg(reinterpret_cast<const uint2*>(row + 4 * first));
+        const uint2 v = *reinterpret_cast<const uint2*>(row + 4 * first);
         words[0] = v.x;
         words[1] = v.y;
       } else {
-        words[0] = __ldg(reinterpret_cast<const uint32_t*>(row + 4 * first));
+        words[0] = *reinterpret_cast<const uint32_t*>(row + 4 * first);
       }
       return;
     }

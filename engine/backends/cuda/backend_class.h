@@ -4,7 +4,6 @@
 #include "engine/backends/cuda/context.h"
 #include "engine/backends/cuda/decode_class.h"
 #include "engine/backends/cuda/selection_class.h"
-#include "engine/backends/cuda/staging.h"
 #include "engine/backends/cuda/statistics_class.h"
 #include "engine/backends/cuda/training_class.h"
 #include "engine/tensor/backend.h"
@@ -72,7 +71,6 @@ class CudaBackend final : public Backend {
 
  private:
   std::unique_ptr<Context> context_;
-  Staging staging_;
   CudaTraining training_;
   CudaStatistics statistics_;
   CudaSelection selection_;

@@ -6,6 +6,7 @@
 
 #include <fmt/core.h>
 
+#include "engine/backends/cuda/device_info.h"
 #include "engine/backends/cuda/libraries.h"
 #include "engine/backends/cuda/memory_pool.h"
 
@@ -49,8 +50,11 @@ Result<std::unique_ptr<Context>> Context::open(int index, const CudaOptions& opt
   watch_exit();
   if (status != cudaSuccess || index < 0 || index >= count) {
     cudaGetLastError();
+    const std::string reason = why_no_gpu();
     return device_error(index, "no such GPU",
-                        status != cudaSuccess ? cudaGetErrorString(status) : fmt::format("{} GPUs", count));
+                        !reason.empty()         ? reason
+                        : status != cudaSuccess ? cudaGetErrorString(status)
+                                                : fmt::format("{} GPUs", count));
   }
   status = cudaSetDevice(index);
   if (status == cudaSuccess) status = cudaGetDeviceProperties(&context->properties_, index);

@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "engine/backends/cuda/cuda_backend.h"
+#include "engine/backends/cuda/staging.h"
 #include "engine/core/assert.h"
 #include "engine/core/result.h"
 
@@ -55,7 +56,8 @@ class Context {
   bool has_dependent_launches() const { return properties_.major == 9; }
   cudaStream_t stream() const { return stream_; }
 
-  // Launches on the stream. An error is kept under `name`, to be told at the next take_error().
+  // Launches on the stream, from any thread, one at a time. An error is kept under `name`, to be told at the
+  // next take_error().
   template <typename... Params, typename... Args>
   void launch(const char* name, void (*kernel)(Params...), const LaunchShape& shape, Args&&... args) {
     if (!allow_shared(name, reinterpret_cast<const void*>(kernel), shape.shared_bytes)) return;
@@ -72,23 +74,35 @@ class Context {
       config.numAttrs = 1;
     }
     ++launches_;
+    note(cudaSetDevice(index_),
+         name);  // of this thread: another backend or a thread of the host may have changed it
 #ifdef PARE_CUDA_EMULATOR
     ::emulator::name_next_launch(name);
 #endif
     note(cudaLaunchKernelEx(&config, kernel, std::forward<Args>(args)...), name);
   }
+  // Host memory to the device, in the order of the stream; `from` may change when it returns.
+  void upload(void* to, const void* from, size_t bytes, const char* call) {
+    if (bytes > 0) note(staging_.upload(to, from, bytes, stream_), call);
+  }
   // Keeps the first error, with the call that it came from.
   void note(cudaError_t status, const char* call);
   // The same for what is no CUDA error: a library that is missing or refuses.
   void note_failure(const char* call, Error error);
-  bool failed() const { return first_error_ != cudaSuccess || first_failure_.has_value(); }
+  bool failed() const {
+    return first_error_ != cudaSuccess || first_failure_.has_value();
+  }
   Status take_error();
   int64_t launches() const {
     return launches_;
   }  // since the context was opened
 
-  MemoryPool& pool() { return *pool_; }
-  Libraries& libraries() { return *libraries_; }  // libraries.h
+  MemoryPool& pool() {
+    return *pool_;
+  }
+  Libraries& libraries() {
+    return *libraries_;
+  }  // libraries.h
   // Device memory for partial results of one operation: valid until the next operation that asks. Grows by
   // itself outside of a capture; null (and an error noted) when it cannot.
   void* scratch(size_t bytes);
@@ -122,6 +136,7 @@ class Context {
   int64_t launches_ = 0;
   bool is_capturing_ = false;
   std::unique_ptr<MemoryPool> pool_;
+  Staging staging_;
   std::unique_ptr<Libraries> libraries_;
   std::shared_ptr<void> scratch_;
   size_t scratch_bytes_ = 0;

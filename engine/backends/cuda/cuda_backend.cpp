@@ -50,12 +50,7 @@ Result<std::shared_ptr<Storage>> CudaBackend::allocate(size_t bytes) {
 }
 
 Status CudaBackend::upload(void* to, const void* from, size_t bytes) {
-  if (bytes >= Staging::kWorthwhile) {
-    context_->note(staging_.upload(to, from, bytes, context_->stream()), "upload");
-  } else if (bytes > 0) {
-    // From pageable memory the call returns when the bytes have been read.
-    context_->note(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, context_->stream()), "upload");
-  }
+  context_->upload(to, from, bytes, "upload");
   return context_->take_error();
 }
 

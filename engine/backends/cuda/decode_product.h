@@ -52,7 +52,7 @@ inline size_t product_shared_bytes(int64_t rows, int64_t blocks, bool is_pair) {
 // wrote: they fence between writing and counting. Which block that is changes nothing in the result.
 template <typename Args>
 __device__ __noinline__ void count_heads(const Args& a, int first_tile, int tile_count) {
-  constexpr int kMostDone = 32;
+  constexpr int kMostDone = 8 * 16 + 1;  // outputs of a block's tiles, where heads have one component
   __shared__ int done[kMostDone];
   __shared__ int done_count;
   const int dim = int(a.heads.head_dim);

@@ -1,69 +1,13 @@
-// kv_append, kv_round: one warp per key or value (a row's head). Codes and scales are those of kv_encode()
-// (kv_quant.h) to the bit: the same operations in the same precision, with IEEE division.
+// kv_append, kv_round: one warp per key or value (a row's head).
 #include "engine/backends/cuda/backend_class.h"
 #include "engine/backends/cuda/kernel.h"
+#include "engine/backends/cuda/kv_codes.h"
 
 namespace pare::cuda {
 namespace {
 
 constexpr int kThreads = 256;
 constexpr int kVectors = kThreads / kWarp;  // per block
-constexpr float kCentre = 128.0f;           // zero of int8
-constexpr uint16_t kNotANumber = 0x7e00, kOne = 0x3c00, kSmallestNormal = 0x0400, kLargest = 0x7bff;
-// Adding 1.5 * 2^23 leaves the nearest integer, ties to even, in the low bits.
-constexpr float kShift = 12582912.0f;
-
-struct Grid {
-  uint16_t scale;
-  bool is_finite;
-  float step, zero;  // zero: the code of 0, without the centre of int8
-};
-
-// The grid of a vector, the same in all lanes.
-template <bool Int8>
-__device__ Grid grid_of(const float* x, int64_t head_dim) {
-  float low = 0.0f, high = 0.0f;
-  bool is_finite = true;
-  for (int64_t d = int(threadIdx.x) % kWarp; d < head_dim; d += kWarp) {
-    const float value = x[d];
-    low = value < low ? value : low;
-    high = value > high ? value : high;
-    is_finite = is_finite && fabsf(value) < INFINITY;
-  }
-  low = -warp_max(-low);
-  high = warp_max(high);
-  if (!__all_sync(kAllLanes, is_finite))
-    return {.scale = kNotANumber, .is_finite = false, .step = 0.0f, .zero = 0.0f};
-  if (low == 0.0f && high == 0.0f) return {.scale = kOne, .is_finite = true, .step = 1.0f, .zero = 0.0f};
-  const double width = Int8 ? double(-low > high ? -low : high) / 127.0 : (double(high) - double(low)) / 15.0;
-  const float rounded = float(width < 65504.0 ? width : 65504.0);
-  uint16_t scale = __half_as_ushort(__float2half_rn(rounded));
-  scale = scale < kSmallestNormal ? kSmallestNormal : scale > kLargest ? kLargest : scale;
-  const float step = __half2float(__ushort_as_half(scale));
-  if (Int8) return {.scale = scale, .is_finite = true, .step = step, .zero = 0.0f};
-  const double zero = rint(-double(low) / double(step));
-  return {.scale = scale,
-          .is_finite = true,
-          .step = step,
-          .zero = float(zero < 0.0    ? 0.0
-                        : zero > 15.0 ? 15.0
-                                      : zero)};
-}
-
-// Code of one component less the code of 0, a whole number.
-template <bool Int8>
-__device__ __forceinline__ float level_of(float x, const Grid& grid) {
-  const float bottom = Int8 ? -127.0f : -grid.zero, top = Int8 ? 127.0f : 15.0f - grid.zero;
-  float value = __fdiv_rn(x, grid.step);
-  value = value < bottom ? bottom : value;
-  value = value > top ? top : value;
-  return __fadd_rn(__fadd_rn(value, kShift), -kShift);
-}
-template <bool Int8>
-__device__ __forceinline__ uint32_t code_of(float x, const Grid& grid) {
-  if (!grid.is_finite) return 0;
-  return uint32_t(int(level_of<Int8>(x, grid) + (Int8 ? kCentre : grid.zero)));
-}
 
 // Where vector `item` of the rows goes.
 struct Place {
@@ -102,22 +46,7 @@ __global__ void __launch_bounds__(kThreads) kv_append_codes_kernel(KvAppendArgs 
   const int64_t item = int64_t(blockIdx.x) * kVectors + int(threadIdx.x) / kWarp;
   if (item >= items) return;  // whole warps leave
   const Place place = place_of(a, item);
-  const int lane = int(threadIdx.x) % kWarp;
-  const Grid grid = grid_of<Int8>(place.x, a.head_dim);
-  const int64_t half = (a.head_dim + 1) / 2;
-  uint8_t* codes = static_cast<uint8_t*>(a.cache) + place.slot * (Int8 ? a.head_dim : half);
-  if (Int8) {
-    for (int64_t d = lane; d < a.head_dim; d += kWarp) codes[d] = uint8_t(code_of<true>(place.x[d], grid));
-  } else {
-    for (int64_t i = lane; i < half; i += kWarp) {
-      const uint32_t above = i + half < a.head_dim ? code_of<false>(place.x[i + half], grid) : 0u;
-      codes[i] = uint8_t(code_of<false>(place.x[i], grid) | above << 4);
-    }
-  }
-  if (lane != 0) return;
-  a.scales[place.slot] = grid.scale;
-  if (a.zeros != nullptr)
-    a.zeros[place.slot] = uint8_t(!grid.is_finite ? 0 : Int8 ? int(kCentre) : int(grid.zero));
+  kv_encode_vector<Int8>(place.x, a.head_dim, static_cast<uint8_t*>(a.cache), place.slot, a.scales, a.zeros);
 }
 
 template <bool Int8>
@@ -126,11 +55,11 @@ __global__ void __launch_bounds__(kThreads) kv_round_kernel(KvRoundArgs a) {
   if (item >= a.rows * a.heads) return;
   const int64_t row = item / a.heads, head = item - row * a.heads;
   float* x = a.x + row * a.stride + head * a.head_dim;
-  const Grid grid = grid_of<Int8>(x, a.head_dim);
+  const KvGrid grid = kv_grid<Int8>(x, a.head_dim);
   // Each lane reads and writes its own components only.
   for (int64_t d = int(threadIdx.x) % kWarp; d < a.head_dim; d += kWarp) {
-    const float level = grid.is_finite ? level_of<Int8>(x[d], grid) : 1.0f;
-    const float step = grid.is_finite ? grid.step : __half2float(__ushort_as_half(kNotANumber));
+    const float level = grid.is_finite ? kv_level<Int8>(x[d], grid) : 1.0f;
+    const float step = grid.is_finite ? grid.step : __half2float(__ushort_as_half(kKvNotANumber));
     x[d] = step * level;
   }
 }

@@ -33,25 +33,40 @@ cudaError_t Staging::open() {
   return cudaSuccess;
 }
 
+cudaError_t Staging::next_buffer(cudaStream_t stream) {
+  if (const cudaError_t status = cudaEventRecord(ring_[current_].emptied, stream); status != cudaSuccess)
+    return status;
+  ring_[current_].in_use = true;
+  current_ = (current_ + 1) % ring_.size();
+  filled_ = 0;
+  Buffer& buffer = ring_[current_];
+  if (!buffer.in_use) return cudaSuccess;
+  buffer.in_use = false;
+  return cudaEventSynchronize(buffer.emptied);
+}
+
 cudaError_t Staging::upload(void* to, const void* from, size_t bytes, cudaStream_t stream) {
   if (const cudaError_t status = open(); status != cudaSuccess) return status;
   const auto* source = static_cast<const std::byte*>(from);
   auto* target = static_cast<std::byte*>(to);
-  for (size_t begin = 0; begin < bytes; begin += kPiece) {
-    const size_t count = std::min(kPiece, bytes - begin);
-    Buffer& buffer = ring_[next_];
-    next_ = (next_ + 1) % ring_.size();
-    if (buffer.in_use) {
-      if (const cudaError_t status = cudaEventSynchronize(buffer.emptied); status != cudaSuccess) return status;
+  for (size_t begin = 0; begin < bytes;) {
+    if (filled_ == kPiece) {
+      if (const cudaError_t status = next_buffer(stream); status != cudaSuccess) return status;
     }
+    const size_t count = std::min(kPiece - filled_, bytes - begin);
+    std::byte* pinned = static_cast<std::byte*>(ring_[current_].pinned) + filled_;
     constexpr int64_t kGrain = 256 * 1024;
     parallel_ranges(int64_t(count), kGrain, [&](int64_t first, int64_t last) {
-      std::memcpy(static_cast<std::byte*>(buffer.pinned) + first, source + begin + size_t(first), size_t(last - first));
+      std::memcpy(pinned + first, source + begin + size_t(first), size_t(last - first));
     });
-    cudaError_t status = cudaMemcpyAsync(target + begin, buffer.pinned, count, cudaMemcpyHostToDevice, stream);
-    if (status == cudaSuccess) status = cudaEventRecord(buffer.emptied, stream);
-    if (status != cudaSuccess) return status;
-    buffer.in_use = true;
+    if (const cudaError_t status =
+            cudaMemcpyAsync(target + begin, pinned, count, cudaMemcpyHostToDevice, stream);
+        status != cudaSuccess) {
+      return status;
+    }
+    constexpr size_t kAlignment = 256;
+    filled_ = std::min(kPiece, (filled_ + count + kAlignment - 1) / kAlignment * kAlignment);
+    begin += count;
   }
   return cudaSuccess;
 }

@@ -8,13 +8,14 @@
 
 namespace pare::cuda {
 
-// Large uploads go through here: the host's threads copy a piece into a pinned buffer (taking the page faults of mapped
-// files in parallel) while the copy engine empties the one before. From pageable memory the driver would do the same
-// with one thread.
+// Uploads go through here: the host's threads copy a piece into a pinned buffer (taking the page faults of
+// mapped files in parallel) while the copy engine empties the one before. From pageable memory the driver
+// would do the same with one thread, and it need not have read the source when it returns where the GPU reads
+// pageable memory itself.
 class Staging {
  public:
-  static constexpr size_t kPiece = size_t{16} << 20;    // long enough for full rate, short enough to overlap soon
-  static constexpr size_t kWorthwhile = size_t{1} << 20;  // smaller uploads are left to the driver
+  static constexpr size_t kPiece = size_t{16}
+                                   << 20;  // long enough for full rate, short enough to overlap soon
 
   Staging() = default;
   ~Staging();
@@ -31,8 +32,10 @@ class Staging {
     bool in_use = false;
   };
   cudaError_t open();
+  cudaError_t next_buffer(cudaStream_t stream);
   std::array<Buffer, 3> ring_;
-  size_t next_ = 0;
+  size_t current_ = 0;
+  size_t filled_ = 0;  // bytes of the current buffer; small uploads share one
 };
 
 }  // namespace pare::cuda

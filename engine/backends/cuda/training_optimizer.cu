@@ -206,8 +206,7 @@ const Entry* uploaded(Context& context, const std::vector<Entry>& table, size_t 
   const size_t bytes = table.size() * sizeof(Entry);
   void* place = context.scratch(bytes + more);
   if (place == nullptr) return nullptr;
-  context.note(cudaMemcpyAsync(place, table.data(), bytes, cudaMemcpyHostToDevice, context.stream()),
-               "table of parameters");
+  context.upload(place, table.data(), bytes, "table of parameters");
   return static_cast<const Entry*>(place);
 }
 
