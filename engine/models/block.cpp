@@ -106,13 +106,18 @@ std::unique_ptr<Block> Block::plan(const WeightSource& source, const ModelDescri
 
 Status Block::forward(const Batch& batch, const RotaryTable* rotary, BlockCache* cache, Tensor& hidden,
                       Workspace& workspace) const {
+  {
+    const Workspace::Scope scope(workspace);
+    const LinearInput x = attention_.readers().input(input_norm_, hidden, workspace);
+    attention_.forward(x, batch, rotary, cache, hidden, workspace);
+  }
   const Workspace::Scope scope(workspace);
-  Tensor normed = workspace.take(DType::f32, hidden.shape());
-  input_norm_.forward(hidden, normed);
-  attention_.forward(normed, batch, rotary, cache, hidden, workspace);
-  post_attention_norm_.forward(hidden, normed);
-  if (is_mixture()) return experts_.forward(normed, hidden, workspace);
-  mlp_.forward(normed, hidden, workspace);
+  if (is_mixture()) {
+    Tensor normed = workspace.take(DType::f32, hidden.shape());
+    post_attention_norm_.forward(hidden, normed);
+    return experts_.forward(normed, hidden, workspace);
+  }
+  mlp_.forward(mlp_.readers().input(post_attention_norm_, hidden, workspace), hidden, workspace);
   return {};
 }
 
@@ -207,10 +212,14 @@ Status Block::reload(const WeightSource& source, const ModelDescription& descrip
 }
 
 size_t Block::workspace_bytes(const Batch& batch) const {
-  return Workspace::bytes_for(DType::f32, {batch.tokens(), hidden_size_}) +
-         std::max(
-             attention_.workspace_bytes(batch, has_rotary_),
-             is_mixture() ? experts_.workspace_bytes(batch.tokens()) : mlp_.workspace_bytes(batch.tokens()));
+  const int64_t tokens = batch.tokens();
+  const size_t attention = attention_.readers().norm_input_bytes(tokens, hidden_size_) +
+                           attention_.workspace_bytes(batch, has_rotary_);
+  const size_t feed_forward =
+      is_mixture()
+          ? Workspace::bytes_for(DType::f32, {tokens, hidden_size_}) + experts_.workspace_bytes(tokens)
+          : mlp_.readers().norm_input_bytes(tokens, hidden_size_) + mlp_.workspace_bytes(tokens);
+  return std::max(attention, feed_forward);
 }
 
 uint64_t Block::size_bytes() const {

@@ -176,11 +176,11 @@ size_t Model::workspace_bytes(const Batch& batch, int64_t logit_rows) const {
                                 : Block::plan(*source_, description_, i, device_)->workspace_bytes(batch));
   }
   if (logit_rows > 0) {
-    const size_t normed = Workspace::bytes_for(DType::f32, {logit_rows, config().hidden_size});
     const Loader loader(*source_, description_, device_);
     const Weight planned = config().tied_head ? loader.planned(Role::embedding, -1)
                                               : loader.planned(Role::lm_head, int(config().block_count()));
     const Weight& head = head_weight().defined() ? head_weight() : planned;
+    const size_t normed = LinearReaders({&head}).norm_input_bytes(logit_rows, config().hidden_size);
     bytes = std::max(bytes, normed + head.workspace_bytes(logit_rows));
   }
   return bytes;
@@ -302,8 +302,7 @@ Status Model::run_head(const Tensor& rows, Tensor& logits, Workspace& workspace)
   PARE_ASSERT(logits.size(0) == rows.size(0), "[model] {} rows, {} logits", rows.size(0), logits.size(0));
   if (rows.size(0) == 0) return {};
   const Workspace::Scope scope(workspace);
-  Tensor normed = workspace.take(DType::f32, rows.shape());
-  final_norm_->forward(rows, normed);
+  const LinearInput normed = LinearReaders({&head_weight()}).input(*final_norm_, rows, workspace);
   head_weight().multiply(normed, /*accumulate=*/false, logits, workspace);
   if (config().logit_softcap > 0.0) ops::softcap(logits, float(config().logit_softcap));
   return {};

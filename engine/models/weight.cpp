@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "engine/core/assert.h"
+#include "engine/models/layers/linear_input.h"
 #include "engine/models/weight_training.h"
 #include "engine/tensor/backend.h"
 #include "engine/tensor/ops.h"
@@ -206,6 +207,17 @@ void Weight::multiply(const Tensor& x, bool accumulate, Tensor& out, Workspace& 
   } else {
     ops::matmul(x, dense_, bias_, accumulate, out, workspace);
   }
+}
+
+const PackedMatrix* Weight::rounded_form() const {
+  const bool is_packed = packed_.out > 0 && packed_.activation.has_value();
+  return is_packed && rank_ == 0 && training_ == nullptr ? &packed_ : nullptr;
+}
+
+void Weight::multiply(const LinearInput& x, bool accumulate, Tensor& out, Workspace& workspace) const {
+  if (!x.rounded.defined()) return multiply(x.x, accumulate, out, workspace);
+  PARE_ASSERT(rounded_form() != nullptr, "[weight] {} reads no rounded rows", name_);
+  ops::matmul(x.rounded, packed_, bias_, accumulate, out);
 }
 
 size_t Weight::workspace_bytes(int64_t tokens) const {

@@ -12,6 +12,7 @@
 namespace pare {
 
 struct WeightTraining;  // weight_training.h
+struct LinearInput;     // layers/linear_input.h
 
 // What a weight is asked to do; decides which forms of a quantized one are kept.
 enum class WeightUse : uint8_t { multiply, gather, both };
@@ -46,9 +47,14 @@ class Weight {
   const PackedMatrix& packed() const { return packed_; }
   const QuantizedTensor* quantized() const { return quantized_.get(); }
   const Tensor& bias() const { return bias_; }
+  Device device() const { return device_; }
+  // What its input would be rounded for (ops::reads_rounded), also of a planned weight; null where its input
+  // is read as floats.
+  const PackedMatrix* rounded_form() const;
 
   // out (+)= x * W^T + bias
   void multiply(const Tensor& x, bool accumulate, Tensor& out, Workspace& workspace) const;
+  void multiply(const LinearInput& x, bool accumulate, Tensor& out, Workspace& workspace) const;
   size_t workspace_bytes(int64_t tokens) const;
   // Rows by id into out [tokens, in]; for embeddings.
   void gather(const Tensor& ids, float scale, bool accumulate, Tensor& out) const;

@@ -85,23 +85,27 @@ Status DecodeStep::allocate() {
   // A kernel for few rows may ask for more than one for many.
   for (int64_t rows = 1; rows < 2 * sequences; rows *= 2) {
     const auto count = std::min(rows, sequences);
-    const auto add = [&](const Weight& weight) {
-      if (weight.defined()) scratch = std::max(scratch, weight.workspace_bytes(count));
+    // A product, behind what the norm before it has left for it.
+    const auto add = [&](const Weight& weight, size_t input) {
+      if (weight.defined()) scratch = std::max(scratch, input + weight.workspace_bytes(count));
     };
     for (int i = 0; i < int(config.block_count()); ++i) {
       const Attention& attend = model.block(i).attention();
       const Mlp& mlp = model.block(i).mlp();
-      for (const Weight* weight : {&attend.qkv, &attend.query, &attend.key, &attend.value, &attend.output,
-                                   &mlp.gate, &mlp.up, &mlp.down})
-        add(*weight);
+      const size_t attended = attend.readers().norm_input_bytes(count, config.hidden_size);
+      for (const Weight* weight : {&attend.qkv, &attend.query, &attend.key, &attend.value})
+        add(*weight, attended);
+      const size_t fed = mlp.readers().norm_input_bytes(count, config.hidden_size);
+      for (const Weight* weight : {&mlp.gate, &mlp.up}) add(*weight, fed);
+      for (const Weight* weight : {&attend.output, &mlp.down}) add(*weight, 0);
     }
-    add(model.head_weight());
+    const Weight& head = model.head_weight();
+    add(head, LinearReaders({&head}).norm_input_bytes(count, config.hidden_size));
   }
   const auto floats = [&](int64_t columns) {
     return Tensor::allocate(DType::f32, {sequences, columns}, device);
   };
   PARE_TRY(hidden_, floats(config.hidden_size));
-  PARE_TRY(normed_, floats(config.hidden_size));
   PARE_TRY(qkv_, floats(qkv));
   PARE_TRY(mixed_, floats(mixed));
   PARE_TRY(inner_, floats(inner));
@@ -289,8 +293,8 @@ void DecodeStep::attend(int block, int64_t rows, int64_t longest) {
     args.counters = counters_.mutable_data<int32_t>();
     decoding.qkv(args);
   } else {
-    Tensor normed = normed_.rows(0, rows);
-    norm.forward(hidden, normed);
+    const Workspace::Scope scope(workspace_);
+    const LinearInput normed = attention.readers().input(norm, hidden, workspace_);
     Tensor qkv = view(qkv_, rows, width);
     if (attention.is_fused()) {
       attention.qkv.multiply(normed, /*accumulate=*/false, qkv, workspace_);
@@ -353,8 +357,9 @@ void DecodeStep::feed_forward(int block, int64_t rows) {
                         .activation = mlp.activation});
     }
   } else {
-    Tensor normed = normed_.rows(0, rows), gate = view(gate_, rows, mlp.intermediate_size);
-    norm.forward(hidden, normed);
+    const Workspace::Scope scope(workspace_);
+    const LinearInput normed = mlp.readers().input(norm, hidden, workspace_);
+    Tensor gate = view(gate_, rows, mlp.intermediate_size);
     mlp.up.multiply(normed, /*accumulate=*/false, inner, workspace_);
     if (mlp.is_gated) {
       mlp.gate.multiply(normed, /*accumulate=*/false, gate, workspace_);
@@ -386,8 +391,8 @@ void DecodeStep::predict(int64_t rows) {
                       .accumulate = false,
                       .activation = Activation::identity});
   } else {
-    Tensor normed = normed_.rows(0, rows);
-    norm.forward(hidden, normed);
+    const Workspace::Scope scope(workspace_);
+    const LinearInput normed = LinearReaders({&model.head_weight()}).input(norm, hidden, workspace_);
     model.head_weight().multiply(normed, /*accumulate=*/false, out, workspace_);
   }
   if (model.config().logit_softcap > 0.0) ops::softcap(out, float(model.config().logit_softcap));

@@ -262,10 +262,11 @@ struct ScatterRowsArgs {
   int64_t count, channels, divisor, x_stride, out_stride;
 };
 
-class TrainingBackend;    // training_backend.h
-class StatisticsBackend;  // statistics_backend.h
-class DecodeBackend;      // decode_backend.h
-class SelectionBackend;   // selection_backend.h
+class TrainingBackend;       // training_backend.h
+class StatisticsBackend;     // statistics_backend.h
+class DecodeBackend;         // decode_backend.h
+class SelectionBackend;      // selection_backend.h
+class QuantizedRowsBackend;  // quantized_rows_backend.h
 
 class Backend {
  public:
@@ -336,6 +337,8 @@ class Backend {
   virtual DecodeBackend* decoding() { return nullptr; }
   // Choosing which weights go; null where the host's own code does it.
   virtual SelectionBackend* selection() { return nullptr; }
+  // Rows rounded once for several products; null where every product rounds for itself.
+  virtual QuantizedRowsBackend* quantized_rows() { return nullptr; }
 };
 
 // The installed backends. Installing is done by cli (and by tests); the last one for a device wins.

@@ -65,6 +65,24 @@ void matmul(const Tensor& x, const Tensor& weight, const Tensor& bias, bool accu
             Workspace& workspace);
 void matmul(const Tensor& x, const PackedMatrix& weight, const Tensor& bias, bool accumulate, Tensor& out,
             Workspace& workspace);
+// The same with rows that were rounded once (quantized_rows_backend.h), for this weight or for one that
+// rounds alike. Where a device has no such products, reads_rounded() is false of every weight.
+struct RoundedRows {
+  Tensor bytes;  // u8, opaque; taken from the caller's workspace
+  int64_t rows = 0;
+  bool defined() const { return bytes.defined(); }
+};
+bool reads_rounded(Device device, const PackedMatrix& weight);
+bool rounds_alike(Device device, const PackedMatrix& a, const PackedMatrix& b);
+size_t rounded_rows_bytes(Device device, const PackedMatrix& weight, int64_t rows);  // of the workspace
+RoundedRows round_rows(const Tensor& x, const PackedMatrix& weight, Workspace& workspace);
+// A norm and the rounding of its result in one; the result itself is written to nobody.
+RoundedRows rms_norm_rounded(const Tensor& x, const Tensor& gain, float eps, bool gain_plus_one,
+                             const PackedMatrix& weight, Workspace& workspace);
+RoundedRows layer_norm_rounded(const Tensor& x, const Tensor& gain, const Tensor& bias, float eps,
+                               const PackedMatrix& weight, Workspace& workspace);
+void matmul(const RoundedRows& x, const PackedMatrix& weight, const Tensor& bias, bool accumulate,
+            Tensor& out);
 size_t matmul_workspace_bytes(Device device, int64_t m, int64_t n, int64_t k);
 size_t matmul_workspace_bytes(Device device, const PackedMatrix& weight, int64_t m);
 

@@ -3,6 +3,7 @@
 
 #include "engine/backends/cuda/context.h"
 #include "engine/backends/cuda/decode_class.h"
+#include "engine/backends/cuda/quantized_rows_class.h"
 #include "engine/backends/cuda/selection_class.h"
 #include "engine/backends/cuda/statistics_class.h"
 #include "engine/backends/cuda/training_class.h"
@@ -17,7 +18,8 @@ class CudaBackend final : public Backend {
         training_(*context_),
         statistics_(*context_),
         selection_(*context_),
-        decode_(*context_) {}
+        decode_(*context_),
+        quantized_rows_(*context_) {}
   ~CudaBackend() override;
 
   Device device() const override { return Device::cuda(context_->index()); }
@@ -65,6 +67,7 @@ class CudaBackend final : public Backend {
   StatisticsBackend* statistics() override { return &statistics_; }
   DecodeBackend* decoding() override;
   SelectionBackend* selection() override { return &selection_; }
+  QuantizedRowsBackend* quantized_rows() override { return &quantized_rows_; }
 
   Context& context() { return *context_; }
   const Context& context() const { return *context_; }
@@ -75,6 +78,7 @@ class CudaBackend final : public Backend {
   CudaStatistics statistics_;
   CudaSelection selection_;
   CudaDecode decode_;
+  CudaQuantizedRows quantized_rows_;
 };
 
 }  // namespace pare::cuda

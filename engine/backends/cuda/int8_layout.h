@@ -40,6 +40,7 @@ struct Int8Segments {
   explicit Int8Segments(const IntegerSegments& segments);
 
   constexpr int64_t padded() const { return steps * kInt8Step; }  // columns of a padded row
+  bool operator==(const Int8Segments&) const = default;
 };
 
 bool is_int8_layout(const PackedLayout& layout);

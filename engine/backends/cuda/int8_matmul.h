@@ -29,9 +29,11 @@ void int8_round(Context& context, const float* x, int64_t m, int64_t x_stride, c
 // `a.x` is not read.
 void int8_product(Context& context, const PackedMatmulArgs& a);
 
-// rms_norm, then int8_round: the same bits as the two. norm.out may be null where nobody else reads it.
+// A norm, then int8_round: the same bits as the two. norm.out may be null where nobody else reads it.
 void rms_norm_quantize(Context& context, const RmsNormArgs& norm, const PackedMatrix& weight,
                        void* workspace);
+void layer_norm_quantize(Context& context, const LayerNormArgs& norm, const PackedMatrix& weight,
+                         void* workspace);
 
 // Rounded tokens inside a workspace.
 struct Int8Rows {

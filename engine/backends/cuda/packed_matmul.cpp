@@ -148,7 +148,9 @@ Result<QuantizedTensor> CudaBackend::unpack(const PackedMatrix& packed) {
 }
 
 size_t CudaBackend::packed_matmul_workspace_bytes(const PackedMatrix& weight, int64_t m) const {
-  if (is_int8_layout(weight.layout)) return int8_matmul_workspace_bytes(weight, m);
+  // One that is only planned has no layout yet.
+  if (is_int8_layout(weight.layout) || (weight.activation && !weight.defined()))
+    return int8_matmul_workspace_bytes(weight, m);
   if (is_sparse_layout(weight.layout)) return sparse_matmul_workspace_bytes(*this, weight, m);
   const MathMode math = context_->math();
   switch (choose_packed_kernel(problem_of(weight, m, math)).kind) {

@@ -39,6 +39,7 @@ set(PARE_CUDA_SOURCES
   int8_layout.cpp
   int8_matmul.cu
   int8_mma.cu
+  int8_norm.cu
   int8_round.cu
   int8_vector.cu
   kv_cache.cu
@@ -63,6 +64,7 @@ set(PARE_CUDA_SOURCES
   packed_vector_codebook4.cu
   packed_vector_w4.cu
   packed_vector_w8.cu
+  quantized_rows.cpp
   rotary.cu
   rows.cu
   second_moment.cu

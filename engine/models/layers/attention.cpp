@@ -8,8 +8,8 @@
 #include "engine/tensor/ops.h"
 
 namespace pare {
-void Attention::forward(const Tensor& x, const Batch& batch, const RotaryTable* rotary, BlockCache* cache,
-                        Tensor& out, Workspace& workspace) const {
+void Attention::forward(const LinearInput& x, const Batch& batch, const RotaryTable* rotary,
+                        BlockCache* cache, Tensor& out, Workspace& workspace) const {
   const Workspace::Scope scope(workspace);
   Tensor mixed = workspace.take(DType::f32, {batch.tokens(), shape.heads * shape.head_dim});
   mix(x, batch, rotary, cache, mixed, workspace);
@@ -17,6 +17,12 @@ void Attention::forward(const Tensor& x, const Batch& batch, const RotaryTable* 
 }
 
 void Attention::mix(const Tensor& x, const Batch& batch, const RotaryTable* rotary, BlockCache* cache,
+                    Tensor& mixed, Workspace& workspace) const {
+  const Workspace::Scope scope(workspace);
+  mix(readers().input(x, workspace), batch, rotary, cache, mixed, workspace);
+}
+
+void Attention::mix(const LinearInput& x, const Batch& batch, const RotaryTable* rotary, BlockCache* cache,
                     Tensor& mixed, Workspace& workspace) const {
   const int64_t tokens = batch.tokens();
   const int64_t query_columns = shape.heads * shape.head_dim, kv_columns = shape.kv_heads * shape.head_dim;
@@ -99,7 +105,7 @@ size_t Attention::workspace_bytes(const Batch& batch, bool has_rotary) const {
   const size_t parts =
       is_fused() ? floats(query_columns + 2 * kv_columns) : floats(query_columns) + 2 * floats(kv_columns);
   const size_t positions = has_rotary ? Workspace::bytes_for(DType::i32, {tokens}) : 0;
-  return floats(query_columns) +
+  return floats(query_columns) + readers().input_bytes(tokens) +
          std::max(parts + std::max(projection_bytes(tokens), positions), output.workspace_bytes(tokens));
 }
 

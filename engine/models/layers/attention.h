@@ -4,6 +4,7 @@
 
 #include <functional>
 
+#include "engine/models/layers/linear_input.h"
 #include "engine/models/layers/norm.h"
 #include "engine/models/model.h"
 #include "engine/models/rope.h"
@@ -40,12 +41,16 @@ struct Attention {
 
   // out [tokens, hidden] += attention(x). rotary may be null; cache may be null (sequences start at position
   // 0). x must not alias out.
-  void forward(const Tensor& x, const Batch& batch, const RotaryTable* rotary, BlockCache* cache, Tensor& out,
-               Workspace& workspace) const;
+  void forward(const LinearInput& x, const Batch& batch, const RotaryTable* rotary, BlockCache* cache,
+               Tensor& out, Workspace& workspace) const;
   // The input of the output projection: mixed [tokens, heads * head_dim] = softmax(q k^T) v.
   void mix(const Tensor& x, const Batch& batch, const RotaryTable* rotary, BlockCache* cache, Tensor& mixed,
            Workspace& workspace) const;
+  void mix(const LinearInput& x, const Batch& batch, const RotaryTable* rotary, BlockCache* cache,
+           Tensor& mixed, Workspace& workspace) const;
+  // Of mix() and forward(), beside x.
   size_t workspace_bytes(const Batch& batch, bool has_rotary) const;
+  LinearReaders readers() const { return {&qkv, &query, &key, &value}; }  // of x
 
   // The same for training, on whole sequences.
   AttentionActivations take_activations(int64_t tokens, Workspace& kept) const;

@@ -6,14 +6,19 @@
 
 namespace pare {
 
-void Mlp::forward(const Tensor& x, Tensor& out, Workspace& workspace) const {
+void Mlp::forward(const LinearInput& x, Tensor& out, Workspace& workspace) const {
   const Workspace::Scope scope(workspace);
-  Tensor inner = workspace.take(DType::f32, {x.size(0), intermediate_size});
+  Tensor inner = workspace.take(DType::f32, {out.size(0), intermediate_size});
   activate(x, inner, workspace);
   down.multiply(inner, /*accumulate=*/true, out, workspace);
 }
 
 void Mlp::activate(const Tensor& x, Tensor& inner, Workspace& workspace) const {
+  const Workspace::Scope scope(workspace);
+  activate(readers().input(x, workspace), inner, workspace);
+}
+
+void Mlp::activate(const LinearInput& x, Tensor& inner, Workspace& workspace) const {
   if (is_gated) {
     const Workspace::Scope scope(workspace);
     Tensor gated = workspace.take(DType::f32, inner.shape());
@@ -90,7 +95,7 @@ size_t Mlp::workspace_bytes(int64_t tokens) const {
   const size_t inner = Workspace::bytes_for(DType::f32, {tokens, intermediate_size});
   const size_t first = is_gated ? inner + std::max(gate.workspace_bytes(tokens), up.workspace_bytes(tokens))
                                 : up.workspace_bytes(tokens);
-  return inner + std::max(first, down.workspace_bytes(tokens));
+  return inner + readers().input_bytes(tokens) + std::max(first, down.workspace_bytes(tokens));
 }
 
 }  // namespace pare

@@ -2,7 +2,7 @@
 //   gated: down(f(gate x) * up x)      plain: down(f(up x))
 #pragma once
 
-#include "engine/models/weight.h"
+#include "engine/models/layers/linear_input.h"
 #include "engine/tensor/backend.h"
 
 namespace pare {
@@ -20,10 +20,12 @@ struct Mlp {
   Weight gate, up, down;  // gate of gated ones only
 
   // out [tokens, hidden] += mlp(x); x must not alias out
-  void forward(const Tensor& x, Tensor& out, Workspace& workspace) const;
+  void forward(const LinearInput& x, Tensor& out, Workspace& workspace) const;
   // The input of down: inner [tokens, intermediate] = f(gate x) * up x, or f(up x).
   void activate(const Tensor& x, Tensor& inner, Workspace& workspace) const;
-  size_t workspace_bytes(int64_t tokens) const;
+  void activate(const LinearInput& x, Tensor& inner, Workspace& workspace) const;
+  size_t workspace_bytes(int64_t tokens) const;           // beside x
+  LinearReaders readers() const { return {&gate, &up}; }  // of x
 
   MlpActivations take_activations(int64_t tokens, Workspace& kept) const;
   size_t activation_bytes(int64_t tokens) const;

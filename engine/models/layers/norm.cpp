@@ -12,6 +12,12 @@ void Norm::forward(const Tensor& x, Tensor& out) const {
   }
 }
 
+ops::RoundedRows Norm::forward_rounded(const Tensor& x, const PackedMatrix& weight,
+                                       Workspace& workspace) const {
+  if (kind == ModelConfig::Norm::layer) return ops::layer_norm_rounded(x, gain, bias, eps, weight, workspace);
+  return ops::rms_norm_rounded(x, gain, eps, kind == ModelConfig::Norm::rms_plus_one, weight, workspace);
+}
+
 // The gradients to add to are views, so that a const layer can be asked for them.
 void Norm::backward(const Tensor& x, const Tensor& dout, bool accumulate, Tensor& dx,
                     Workspace& workspace) const {

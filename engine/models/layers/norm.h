@@ -2,8 +2,7 @@
 #pragma once
 
 #include "engine/models/model_config.h"
-#include "engine/tensor/tensor.h"
-#include "engine/tensor/workspace.h"
+#include "engine/tensor/ops.h"
 
 namespace pare {
 
@@ -16,6 +15,8 @@ struct Norm {
 
   // x, out [tokens, channels]; may alias
   void forward(const Tensor& x, Tensor& out) const;
+  // The same rounded for `weight` and all that round alike (ops::reads_rounded).
+  ops::RoundedRows forward_rounded(const Tensor& x, const PackedMatrix& weight, Workspace& workspace) const;
   // x as in forward(); dx (+)= gradient, may alias dout; those of gain and bias are added to
   void backward(const Tensor& x, const Tensor& dout, bool accumulate, Tensor& dx, Workspace& workspace) const;
   static size_t backward_workspace_bytes(int64_t tokens);

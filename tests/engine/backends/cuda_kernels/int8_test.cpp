@@ -146,6 +146,65 @@ TEST(CudaInt8RoundTest, TheDefinitionAndTheNormGiveTheSameCodes) {
   }
 }
 
+TEST(CudaInt8RoundTest, NormsGiveTheSameCodesInAnyOrder) {
+  for (const auto& [m, k] : {std::pair<int64_t, int64_t>{1, 3}, {19, 50}, {9, 130}, {3, 600}, {2, 1030}}) {
+    for (const char* text : {"int8-ch", "int8-g24-asym"}) {
+      SCOPED_TRACE(testing::Message() << m << "x" << k << " " << text);
+      QuantizedTensor weight = random_weight(*QuantScheme::parse(text), 1, k);
+      weight.activation = ActivationQuant{.symmetric = false};
+      const PackedMatrix packed = *cuda::pack_int8(weight);
+      // A row of gain and a row of bias in one tensor; rows of x further apart than they are wide.
+      Tensor x = *Tensor::allocate(DType::f32, {m, k + 3}), shift = *Tensor::allocate(DType::f32, {2, k});
+      const Random random = draw(4);
+      for (int64_t i = 0; i < x.numel(); ++i) x.mutable_data<float>()[i] = random.uniform(uint64_t(i)) - 0.4f;
+      for (int64_t i = 0; i < 2 * k; ++i) shift.mutable_data<float>()[i] = random.uniform(uint64_t(i), 1);
+      const Tensor x_there = on_device(x), shift_there = on_device(shift);
+      const Tensor normal = on_device(*Tensor::allocate(DType::f32, {m, k}));
+      const LayerNormArgs norm{.x = x_there.data<float>() + 1,
+                               .gain = shift_there.data<float>(),
+                               .bias = shift_there.data<float>() + k,
+                               .out = normal.mutable_data<float>(),
+                               .tokens = m,
+                               .channels = k,
+                               .x_stride = k + 3,
+                               .out_stride = k,
+                               .eps = 1e-5f};
+      emulated().layer_norm(norm);
+      const Tensor want = rounded(packed, m, [&](void* workspace) {
+        cuda::int8_round(emulated().context(), normal.data<float>(), m, k, packed, workspace);
+      });
+      const Tensor normal_here = on_host(normal);
+      in_all_orders([&] {
+        const Tensor again = on_device(*Tensor::allocate(DType::f32, {m, k}));
+        for (float* out : {again.mutable_data<float>(), static_cast<float*>(nullptr)}) {
+          LayerNormArgs fused = norm;
+          fused.out = out;
+          EXPECT_TRUE(same_bytes(want, rounded(packed, m, [&](void* workspace) {
+                                   cuda::layer_norm_quantize(emulated().context(), fused, packed, workspace);
+                                 })));
+        }
+        EXPECT_TRUE(same_bytes(on_host(again), normal_here));
+        const RmsNormArgs root{.x = norm.x,
+                               .gain = norm.gain,
+                               .out = again.mutable_data<float>(),
+                               .tokens = m,
+                               .channels = k,
+                               .x_stride = k + 3,
+                               .out_stride = k,
+                               .eps = 1e-5f,
+                               .gain_plus_one = false};
+        emulated().rms_norm(root);
+        const Tensor apart = rounded(packed, m, [&](void* workspace) {
+          cuda::int8_round(emulated().context(), again.data<float>(), m, k, packed, workspace);
+        });
+        EXPECT_TRUE(same_bytes(apart, rounded(packed, m, [&](void* workspace) {
+                                 cuda::rms_norm_quantize(emulated().context(), root, packed, workspace);
+                               })));
+      });
+    }
+  }
+}
+
 TEST(CudaInt8RoundTest, NoOrderOfThreadsShows) {
   QuantizedTensor weight = random_weight(*QuantScheme::parse("int8-g64-asym"), 37, 300);
   weight.activation = ActivationQuant{.symmetric = false};
