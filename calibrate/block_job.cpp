@@ -244,6 +244,9 @@ Status compress_saved(const BlockJob& job, Model& model, EditedSource& edited, i
   for (const Site site : kSites) {
     if (step.survey(block, site).empty()) continue;
     PARE_TRY(survey[site], job.saved_statistics(block, site, step.survey(block, site)));
+    if (step.takes_device_surveys()) {
+      PARE_TRY(survey[site].second_moment, moved(survey[site].second_moment, job.device));
+    }
   }
   PARE_CHECK(step.edit(edit, survey));
   survey.clear();

@@ -69,6 +69,8 @@ class Step {
   // Whether edit() and compress() take second moments that lie on the device of the walk; others get copies
   // in host memory.
   virtual bool takes_device_moments() const { return false; }
+  // The same of edit() alone, which searches with them.
+  virtual bool takes_device_surveys() const { return takes_device_moments(); }
 
   // Statistics of all sites of the unchanged block, before edit(). All empty: no such pass is made. Nothing
   // is collected at mlp_out of a mixture: its entry has no tokens.

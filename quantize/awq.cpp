@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "calibrate/output_error.h"
 #include "engine/core/parallel.h"
+#include "quantize/scale_losses.h"
 
 namespace pare {
 namespace {
@@ -52,32 +52,32 @@ void normalize(std::span<float> scale, std::span<const float> abs_mean) {
   }
 }
 
-// ||X (W - Q(W s) / s)^T||^2
-Result<double> loss_of(const AwqLinear& linear, std::span<const float> scale, const Tensor& moment,
-                       const QuantizeOptions& options, const QuantizeMethod& rtn) {
-  const int64_t out = linear.weight.size(0), in = linear.weight.size(1);
-  PARE_TRY(Tensor scaled, Tensor::allocate(DType::f32, {out, in}));
-  const float* w = linear.weight.data<float>();
-  float* s = scaled.mutable_data<float>();
-  parallel_ranges(out, 32, [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r)
-      for (int64_t j = 0; j < in; ++j) s[r * in + j] = w[r * in + j] * scale[size_t(j)];
-  });
-  // The input is divided by the scale, and so is its share in the search of ranges.
-  QuantizeOptions scaled_options = options;
-  std::vector<float> importance(options.importance.begin(), options.importance.end());
-  for (size_t j = 0; j < importance.size(); ++j) importance[j] /= scale[j] * scale[j];
-  scaled_options.importance = importance;
-  scaled_options.clamp_scales = true;  // a candidate that does not fit only loses
-  PARE_TRY(const QuantizeOutput rounded, rtn.quantize(scaled, linear.scheme, scaled_options, linear.name));
-  parallel_ranges(out, 32, [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) {
-      float* row = s + r * in;
-      rounded.tensor.dequantize_rows(r, r + 1, row);
-      for (int64_t j = 0; j < in; ++j) row[j] = w[r * in + j] - row[j] / scale[size_t(j)];
+struct Candidate {
+  bool is_duo = false;
+  double exponent = 0.0;
+};
+
+// The identity, then every other scale in the order in which ties are decided; scales [candidates, in].
+std::vector<Candidate> make_candidates(const AwqOptions& options, const std::vector<float>& activity,
+                                       const std::vector<float>& magnitude, std::vector<float>& scales) {
+  const size_t in = activity.size();
+  std::vector<Candidate> candidates(1);
+  scales.assign(in, 1.0f);
+  std::vector<float> scale(in);
+  for (int form = 0; form < (options.duo ? 2 : 1); ++form) {
+    for (int step = form == 0 ? 1 : 0; step < options.steps; ++step) {  // a^0 is the identity
+      const double exponent = double(step) / double(form == 0 ? options.steps : options.steps - 1);
+      for (size_t j = 0; j < in; ++j) {
+        double value = std::pow(double(activity[j]), exponent);
+        if (form == 1) value /= std::pow(double(magnitude[j]), 1.0 - exponent) + 1e-4;
+        scale[j] = float(value);
+      }
+      normalize(scale, activity);
+      scales.insert(scales.end(), scale.begin(), scale.end());
+      candidates.push_back({.is_duo = form == 1, .exponent = exponent});
     }
-  });
-  return output_energy(scaled, moment);
+  }
+  return candidates;
 }
 
 }  // namespace
@@ -87,46 +87,32 @@ Result<AwqScale> search_awq_scale(std::span<const AwqLinear> linears, std::span<
                                   const AwqOptions& options,
                                   const std::function<void(std::span<float>)>& share) {
   const auto in = int64_t(abs_mean.size());
-  PARE_TRY(const QuantizeMethod* rtn, find_quantize_method("rtn"));
   std::vector<float> activity(abs_mean.begin(), abs_mean.end());
   std::vector<float> magnitude = normalized_magnitude(linears, in);
   if (share) {
     share(activity);
     share(magnitude);
   }
-  const auto total_loss = [&](std::span<const float> scale) -> Result<double> {
-    double sum = 0.0;
-    for (const AwqLinear& linear : linears) {
-      PARE_TRY(const double loss, loss_of(linear, scale, moment, quantize, *rtn));
-      sum += loss;
-    }
-    return sum;
-  };
-
-  AwqScale best;
-  best.scale.assign(size_t(in), 1.0f);
-  PARE_TRY(const double identity, total_loss(best.scale));
-  double best_loss = identity;
-  std::vector<float> scale(static_cast<size_t>(in));
-  for (int form = 0; form < (options.duo ? 2 : 1); ++form) {
-    for (int step = form == 0 ? 1 : 0; step < options.steps; ++step) {  // a^0 is the identity
-      const double exponent = double(step) / double(form == 0 ? options.steps : options.steps - 1);
-      for (size_t j = 0; j < scale.size(); ++j) {
-        double value = std::pow(double(activity[j]), exponent);
-        if (form == 1) value /= std::pow(double(magnitude[j]), 1.0 - exponent) + 1e-4;
-        scale[j] = float(value);
-      }
-      normalize(scale, activity);
-      PARE_TRY(const double loss, total_loss(scale));
-      if (!(loss < best_loss)) continue;
-      best_loss = loss;
-      best.scale = scale;
-      best.is_identity = false;
-      best.is_duo = form == 1;
-      best.exponent = exponent;
-    }
+  std::vector<float> scales;
+  const std::vector<Candidate> candidates = make_candidates(options, activity, magnitude, scales);
+  std::vector<double> losses(candidates.size(), 0.0);
+  ScaleLosses search(moment, quantize);
+  for (const AwqLinear& linear : linears) {
+    PARE_TRY(const std::vector<double> found, search.of(linear.weight, linear.scheme, scales, linear.name));
+    for (size_t c = 0; c < losses.size(); ++c) losses[c] += found[c];
   }
-  best.loss_ratio = identity > 0.0 ? std::sqrt(best_loss / identity) : 1.0;
+
+  size_t chosen = 0;
+  for (size_t c = 1; c < losses.size(); ++c)
+    if (losses[c] < losses[chosen]) chosen = c;
+  AwqScale best;
+  const auto first = scales.begin() + std::ptrdiff_t(chosen) * in;
+  best.scale.assign(first, first + in);
+  best.is_identity = chosen == 0;
+  best.is_duo = candidates[chosen].is_duo;
+  best.exponent = candidates[chosen].exponent;
+  best.loss_ratio = losses[0] > 0.0 ? std::sqrt(losses[chosen] / losses[0]) : 1.0;
+  best.host_reason = search.host_reason();
   return best;
 }
 

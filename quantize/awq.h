@@ -6,6 +6,7 @@
 #include <functional>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "engine/core/result.h"
@@ -31,11 +32,13 @@ struct AwqScale {
   bool is_duo = false;
   double exponent = 0.0;
   double loss_ratio = 1.0;  // output error with the scale / without
+  std::string host_reason;  // ScaleLosses::host_reason()
 };
 
 // The scale with the smallest ||X (W - Q(W s) / s)^T||^2 summed over the linears; identity first, strict
 // improvement. abs_mean: mean |x| per input channel [in]; moment: X^T X f32 [in, in]. share: averages values
-// over channels that must have one scale (KV heads); may be empty.
+// over channels that must have one scale (KV heads); may be empty. With the moment on a GPU the losses are
+// found there.
 Result<AwqScale> search_awq_scale(std::span<const AwqLinear> linears, std::span<const float> abs_mean,
                                   const Tensor& moment, const QuantizeOptions& quantize,
                                   const AwqOptions& options,

@@ -171,6 +171,15 @@ Status CalibratedStep::scale_site(BlockEdit& block, Site site, const SiteStatist
                                                              : smooth(block, site, statistics);
 }
 
+// With the moment on a GPU: where the scales were searched. The first time that a scheme is searched on the
+// host all the same, a warning says so: it takes long.
+void CalibratedStep::note_where(Json& note, const Tensor& moment, const std::string& host_reason) {
+  if (moment.device().is_host()) return;
+  note["searched_on"] = host_reason.empty() ? moment.device().name() : Device::cpu().name();
+  if (!host_reason.empty() && host_reasons_.insert(host_reason).second)
+    log_warning(fmt::format("scales are searched on the host: {}", host_reason));
+}
+
 Status CalibratedStep::scale_by_awq(BlockEdit& block, Site site, const SiteStatistics& statistics) {
   std::vector<AwqLinear> linears;
   for (const TensorSpec* spec : block.linears(site)) {
@@ -195,6 +204,7 @@ Status CalibratedStep::scale_by_awq(BlockEdit& block, Site site, const SiteStati
   note["form"] = found.is_identity ? "identity" : found.is_duo ? "duo" : "plain";
   note["exponent"] = found.exponent;
   note["loss_ratio"] = found.loss_ratio;
+  note_where(note, statistics.second_moment, found.host_reason);
   linears.clear();
   if (found.is_identity) return {};
   site_scales_[site] = found.scale;
@@ -219,16 +229,21 @@ Status CalibratedStep::smooth(BlockEdit& block, Site site, const SiteStatistics&
   }
   double alpha = options_.smooth_alpha.value_or(0.0);
   double ratio = 1.0;
+  std::string reason;
   if (!options_.smooth_alpha) {
     PARE_TRY(const SmoothChoice choice, search_smooth_alpha(weights, schemes, activation_max, largest,
                                                             statistics.second_moment, statistics.tokens));
     alpha = choice.alpha;
     ratio = choice.loss_ratio;
+    reason = choice.host_reason;
   }
   Json& note = scale_notes_[site] = Json::object();
   note["kind"] = "smoothquant";
   note["alpha"] = alpha;
-  if (!options_.smooth_alpha) note["loss_ratio"] = ratio;
+  if (!options_.smooth_alpha) {
+    note["loss_ratio"] = ratio;
+    note_where(note, statistics.second_moment, reason);
+  }
   weights.clear();
   site_scales_[site] = smooth_scale(activation_max, largest, alpha);
   return fold_scale(block, site, site_scales_[site]);

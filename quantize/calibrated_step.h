@@ -4,6 +4,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -42,6 +43,7 @@ class CalibratedStep final : public JobStep {
 
   bool takes_experts() const override { return true; }
   bool takes_device_moments() const override { return !options_.match_original && options_.repair_rank == 0; }
+  bool takes_device_surveys() const override { return true; }
   StatisticSet survey(int block, Site site) const override;
   Status edit(BlockEdit& block, const std::map<Site, SiteStatistics>& survey) override;
   StatisticSet wanted(int block, Site site) const override;
@@ -60,6 +62,7 @@ class CalibratedStep final : public JobStep {
   Status scale_site(BlockEdit& block, Site site, const SiteStatistics& statistics);
   Status scale_by_awq(BlockEdit& block, Site site, const SiteStatistics& statistics);
   Status smooth(BlockEdit& block, Site site, const SiteStatistics& statistics);
+  void note_where(Json& note, const Tensor& moment, const std::string& host_reason);
   Result<std::optional<ActivationQuant>> activation_quant(const StageInput& input);
   bool is_starved(const StageInput& input) const;
   Status quantize_linear(BlockEdit& block, const TensorSpec& spec, const StageInput& input,
@@ -72,6 +75,7 @@ class CalibratedStep final : public JobStep {
   CalibratedOptions options_;
   std::map<Site, Json> scale_notes_;                // of the current block
   std::map<Site, std::vector<float>> site_scales_;  // of the current block
+  std::set<std::string> host_reasons_;              // that were told
   std::vector<TensorRecord> records_;
 };
 

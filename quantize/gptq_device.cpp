@@ -13,14 +13,6 @@
 namespace pare {
 namespace {
 
-GridFormat format_of(const QuantScheme& scheme) {
-  return {.code_count = scheme.code_count(),
-          .is_symmetric = scheme.is_symmetric(),
-          .is_narrow = scheme.range == QuantScheme::Range::narrow,
-          .has_minimum = scheme.offset == QuantScheme::Offset::minimum,
-          .scale_dtype = scheme.scale_dtype};
-}
-
 ScaleFault fault_of(uint8_t fault) {
   switch (GridFault(fault)) {
     case GridFault::raised:
@@ -54,7 +46,7 @@ class DeviceGptq {
         search_.importance = importance_.data<float>();
       }
     }
-    PARE_TRY(grids_, DeviceGrids::allocate(moment_.device(), format_of(scheme_), out(), in(),
+    PARE_TRY(grids_, DeviceGrids::allocate(moment_.device(), grid_format(scheme_), out(), in(),
                                            scheme_.group_width(in())));
     solver().fit_grids({.values = weight_.data<float>(),
                         .rows = out(),
@@ -177,6 +169,14 @@ class DeviceGptq {
 };
 
 }  // namespace
+
+GridFormat grid_format(const QuantScheme& scheme) {
+  return {.code_count = scheme.code_count(),
+          .is_symmetric = scheme.is_symmetric(),
+          .is_narrow = scheme.range == QuantScheme::Range::narrow,
+          .has_minimum = scheme.offset == QuantScheme::Offset::minimum,
+          .scale_dtype = scheme.scale_dtype};
+}
 
 bool rounds_on_device(const QuantScheme& scheme, const QuantizeOptions& options) {
   return scheme.kind == QuantScheme::Kind::integer && scheme.bits <= 8 &&

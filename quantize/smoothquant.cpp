@@ -3,10 +3,15 @@
 #include <algorithm>
 #include <cmath>
 
-#include "calibrate/output_error.h"
-#include "quantize/quantizer.h"
+#include "engine/core/parallel.h"
+#include "quantize/scale_losses.h"
 
 namespace pare {
+namespace {
+
+constexpr int64_t kColumns = 256;  // of one item: a row of them is read at once
+
+}  // namespace
 
 std::vector<float> smooth_scale(std::span<const float> activation_max, std::span<const float> weight_max,
                                 double alpha) {
@@ -35,48 +40,58 @@ std::vector<float> column_max(std::span<const Tensor> weights) {
   std::vector<float> largest(static_cast<size_t>(in), 0.0f);
   for (const Tensor& weight : weights) {
     const float* w = weight.data<float>();
-    for (int64_t row = 0; row < weight.size(0); ++row)
-      for (int64_t j = 0; j < in; ++j)
-        largest[size_t(j)] = std::max(largest[size_t(j)], std::abs(w[row * in + j]));
+    parallel_ranges(in, kColumns, [&](int64_t begin, int64_t end) {
+      for (int64_t row = 0; row < weight.size(0); ++row)
+        for (int64_t j = begin; j < end; ++j)
+          largest[size_t(j)] = std::max(largest[size_t(j)], std::abs(w[row * in + j]));
+    });
   }
   return largest;
 }
 
 namespace {
 
-// Output error of both roundings, for one scale.
-Result<double> smooth_loss(std::span<const Tensor> weights, std::span<const QuantScheme> schemes,
-                           std::span<const float> activation_max, std::span<const float> scale,
-                           const Tensor& moment, int64_t tokens) {
-  PARE_TRY(const QuantizeMethod* rtn, find_quantize_method("rtn"));
+// Per column: sum of w^2 over the rows.
+std::vector<double> column_squares(const Tensor& weight) {
+  const int64_t out = weight.size(0), in = weight.size(1);
+  std::vector<double> squares(static_cast<size_t>(in), 0.0);
+  const float* w = weight.data<float>();
+  parallel_ranges(in, kColumns, [&](int64_t begin, int64_t end) {
+    for (int64_t row = 0; row < out; ++row)
+      for (int64_t j = begin; j < end; ++j)
+        squares[size_t(j)] += double(w[row * in + j]) * double(w[row * in + j]);
+  });
+  return squares;
+}
+
+// Variance of the rounding of activations under a scale, per value, summed over tokens.
+double noise_of(std::span<const float> activation_max, const float* scale, int64_t tokens) {
   double largest = 0.0;
-  for (size_t j = 0; j < scale.size(); ++j)
+  for (size_t j = 0; j < activation_max.size(); ++j)
     largest = std::max(largest, double(activation_max[j]) / double(scale[j]));
   const double step = largest / 127.0;
-  double total = 0.0;
+  return double(tokens) * step * step / 12.0;
+}
+
+// Output errors of both roundings, for each row of scales.
+Result<std::vector<double>> smooth_losses(std::span<const Tensor> weights,
+                                          std::span<const QuantScheme> schemes,
+                                          std::span<const float> activation_max,
+                                          std::span<const float> scales, int64_t tokens,
+                                          ScaleLosses& search) {
+  const size_t in = activation_max.size(), candidates = scales.size() / in;
+  std::vector<double> totals(candidates, 0.0);
   for (size_t i = 0; i < weights.size(); ++i) {
-    const int64_t out = weights[i].size(0), in = weights[i].size(1);
-    PARE_TRY(Tensor scaled, Tensor::allocate(DType::f32, {out, in}));
-    const float* w = weights[i].data<float>();
-    float* s = scaled.mutable_data<float>();
-    double energy = 0.0;
-    for (int64_t row = 0; row < out; ++row) {
-      for (int64_t j = 0; j < in; ++j) {
-        s[row * in + j] = w[row * in + j] * scale[size_t(j)];
-        energy += double(s[row * in + j]) * double(s[row * in + j]);
-      }
+    PARE_TRY(const std::vector<double> rounding, search.of(weights[i], schemes[i], scales, "smoothquant"));
+    const std::vector<double> squares = column_squares(weights[i]);
+    for (size_t c = 0; c < candidates; ++c) {
+      const float* scale = scales.data() + c * in;
+      double energy = 0.0;  // of the scaled weights, which the activations' noise is multiplied with
+      for (size_t j = 0; j < in; ++j) energy += squares[j] * double(scale[j]) * double(scale[j]);
+      totals[c] += rounding[c] + noise_of(activation_max, scale, tokens) * energy;
     }
-    QuantizeOptions options;
-    options.clamp_scales = true;  // a candidate that does not fit only loses
-    PARE_TRY(const QuantizeOutput rounded, rtn->quantize(scaled, schemes[i], options, "smoothquant"));
-    for (int64_t row = 0; row < out; ++row) {
-      rounded.tensor.dequantize_rows(row, row + 1, s + row * in);
-      for (int64_t j = 0; j < in; ++j) s[row * in + j] = w[row * in + j] - s[row * in + j] / scale[size_t(j)];
-    }
-    PARE_TRY(const double weight_error, output_energy(scaled, moment));
-    total += weight_error + double(tokens) * step * step / 12.0 * energy;
   }
-  return total;
+  return totals;
 }
 
 }  // namespace
@@ -86,19 +101,26 @@ Result<SmoothChoice> search_smooth_alpha(std::span<const Tensor> weights,
                                          std::span<const float> activation_max,
                                          std::span<const float> weight_max, const Tensor& moment,
                                          int64_t tokens) {
-  const std::vector<float> ones(activation_max.size(), 1.0f);
-  PARE_TRY(const double without, smooth_loss(weights, schemes, activation_max, ones, moment, tokens));
+  std::vector<float> scales(activation_max.size(), 1.0f);  // first without one
+  std::vector<double> alphas;
+  for (int step = 0; step <= 13; ++step) {
+    alphas.push_back(0.3 + 0.05 * step);
+    const std::vector<float> scale = smooth_scale(activation_max, weight_max, alphas.back());
+    scales.insert(scales.end(), scale.begin(), scale.end());
+  }
+  const QuantizeOptions options;
+  ScaleLosses search(moment, options);
+  PARE_TRY(const std::vector<double> losses,
+           smooth_losses(weights, schemes, activation_max, scales, tokens, search));
   SmoothChoice best;
   double best_loss = INFINITY;
-  for (int step = 0; step <= 13; ++step) {
-    const double alpha = 0.3 + 0.05 * step;
-    const std::vector<float> scale = smooth_scale(activation_max, weight_max, alpha);
-    PARE_TRY(const double loss, smooth_loss(weights, schemes, activation_max, scale, moment, tokens));
-    if (!(loss < best_loss)) continue;
-    best_loss = loss;
-    best.alpha = alpha;
+  for (size_t i = 0; i < alphas.size(); ++i) {
+    if (!(losses[i + 1] < best_loss)) continue;
+    best_loss = losses[i + 1];
+    best.alpha = alphas[i];
   }
-  best.loss_ratio = without > 0.0 ? std::sqrt(best_loss / without) : 1.0;
+  best.loss_ratio = losses[0] > 0.0 ? std::sqrt(best_loss / losses[0]) : 1.0;
+  best.host_reason = search.host_reason();
   return best;
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <span>
+#include <string>
 #include <vector>
 
 #include "engine/core/result.h"
@@ -22,6 +23,7 @@ std::vector<float> column_max(std::span<const Tensor> weights);
 struct SmoothChoice {
   double alpha = 0.5;
   double loss_ratio = 1.0;  // estimated output error with the scale / without
+  std::string host_reason;  // ScaleLosses::host_reason()
 };
 // The alpha of 0.3, 0.35 .. 0.95 with the smallest estimated output error: the rounding of the weights
 // measured with the second moment, the rounding of the activations as uniform noise of a grid that reaches

@@ -87,6 +87,7 @@ struct DivideBySymmetricArgs {
 };
 
 class ColumnSolver;  // column_solver.h
+class ScaleSearch;   // scale_search.h
 
 class StatisticsBackend {
  public:
@@ -109,6 +110,8 @@ class StatisticsBackend {
 
   // The column loops of GPTQ and SparseGPT; null where the host's own code does them.
   virtual ColumnSolver* columns() { return nullptr; }
+  // The losses of scales before rounding; null where the host's own code finds them.
+  virtual ScaleSearch* scales() { return nullptr; }
 };
 
 }  // namespace pare

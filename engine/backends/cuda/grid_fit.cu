@@ -8,10 +8,10 @@ namespace pare::cuda {
 namespace {
 
 constexpr int kWarps = 4;
+constexpr int kBlocks = 7;  // 72 registers: left alone, the compiler spills to stay at 56
 
-// A warp per group. Every lane tries its share of the ranges, so that each error is one thread's sum in the
-// order of the host; the group comes out of L1 as the same address for all lanes.
-__global__ void __launch_bounds__(kWarps* kWarp) fit_grids_kernel(FitGridsArgs a, int64_t groups) {
+// A warp per group, which comes out of L1 as the same address for all lanes.
+__global__ void __launch_bounds__(kWarps* kWarp, kBlocks) fit_grids_kernel(FitGridsArgs a, int64_t groups) {
   const int64_t index = int64_t(blockIdx.x) * kWarps + int(threadIdx.x) / kWarp;
   if (index >= a.rows * groups) return;
   const int lane = int(threadIdx.x) % kWarp;
@@ -28,30 +28,9 @@ __global__ void __launch_bounds__(kWarps* kWarp) fit_grids_kernel(FitGridsArgs a
   low = -warp_max(-low);
   high = warp_max(high);
 
-  double best = __longlong_as_double(0x7ff0000000000000ll);
-  int chosen = 0;  // also where no error is finite
-  for (int step = lane; step < a.search.steps; step += kWarp) {
-    const DeviceGrid grid = fit_shrunken(a.format, low, high, step, a.search.grid).grid;
-    const double error = group_error(
-        a.format, grid, count, [=](int i) { return values[i]; },
-        [=](int i) { return importance != nullptr ? importance[i] : 1.0f; });
-    if (error < best) {
-      best = error;
-      chosen = step;
-    }
-  }
-  // The widest range wins ties.
-#pragma unroll
-  for (int offset = kWarp / 2; offset > 0; offset /= 2) {
-    const double other = __shfl_xor_sync(kAllLanes, best, offset);
-    const int step = __shfl_xor_sync(kAllLanes, chosen, offset);
-    if (other < best || (other == best && step < chosen)) {
-      best = other;
-      chosen = step;
-    }
-  }
-  const DeviceFit fit =
-      chosen == 0 ? fit_range(a.format, low, high) : fit_shrunken(a.format, low, high, chosen, a.search.grid);
+  const DeviceFit fit = fit_by_warp(
+      a.format, a.search, low, high, count, [=](int i) { return values[i]; },
+      [=](int i) { return importance != nullptr ? importance[i] : 1.0f; });
   int clipped = 0;
   for (int i = lane; i < count; i += kWarp) clipped += is_clipped(a.format, fit.grid, values[i]) ? 1 : 0;
   clipped = warp_sum(clipped);

@@ -143,8 +143,9 @@ __device__ __forceinline__ bool is_clipped(const GridFormat& f, const DeviceGrid
 }
 
 // A sum as the sixteen partial sums of the host: element i belongs to sum i % 16; the total is their sum in
-// order, in double. value_at(i), importance_at(i) for i < count.
-template <typename Value, typename Importance>
+// order, in double. value_at(i), importance_at(i) for i < count; kIsWhole: count is a multiple of 16, so that
+// the loads of sixteen may be wide ones. Elements of importance 0 then change nothing.
+template <bool kIsWhole = false, typename Value, typename Importance>
 __device__ __forceinline__ double group_error(const GridFormat& f, const DeviceGrid& grid, int count,
                                               Value value_at, Importance importance_at) {
   constexpr int kSums = 16;
@@ -153,7 +154,7 @@ __device__ __forceinline__ double group_error(const GridFormat& f, const DeviceG
   for (int first = 0; first < count; first += kSums) {
 #pragma unroll
     for (int i = 0; i < kSums; ++i) {
-      if (first + i < count)
+      if (kIsWhole || first + i < count)
         sums[i] = __fadd_rn(sums[i], weighted_square(value_at(first + i), importance_at(first + i), grid,
                                                      inverse, bottom, top));
     }
@@ -162,6 +163,35 @@ __device__ __forceinline__ double group_error(const GridFormat& f, const DeviceG
 #pragma unroll
   for (int i = 0; i < kSums; ++i) total += double(sums[i]);
   return total;
+}
+
+// The grid of a group that reaches from low to high, as `search` chooses it: by all lanes of a warp, which
+// all get it. Every lane tries its share of the ranges, so that each error is one thread's sum in the order
+// of the host; the widest range wins ties.
+template <bool kIsWhole = false, typename Value, typename Importance>
+__device__ __forceinline__ DeviceFit fit_by_warp(const GridFormat& f, const RangeSearch& search, float low,
+                                                 float high, int count, Value value_at,
+                                                 Importance importance_at) {
+  double best = __longlong_as_double(0x7ff0000000000000ll);
+  int chosen = 0;  // also where no error is finite
+  for (int step = int(threadIdx.x) % 32; step < search.steps; step += 32) {
+    const DeviceGrid grid = fit_shrunken(f, low, high, step, search.grid).grid;
+    const double error = group_error<kIsWhole>(f, grid, count, value_at, importance_at);
+    if (error < best) {
+      best = error;
+      chosen = step;
+    }
+  }
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) {
+    const double other = __shfl_xor_sync(kAllLanes, best, offset);
+    const int step = __shfl_xor_sync(kAllLanes, chosen, offset);
+    if (other < best || (other == best && step < chosen)) {
+      best = other;
+      chosen = step;
+    }
+  }
+  return chosen == 0 ? fit_range(f, low, high) : fit_shrunken(f, low, high, chosen, search.grid);
 }
 
 }  // namespace pare::cuda

@@ -67,6 +67,7 @@ set(PARE_CUDA_SOURCES
   quantized_rows.cpp
   rotary.cu
   rows.cu
+  scale_search.cu
   second_moment.cu
   select_matrix.cu
   select_pattern.cu

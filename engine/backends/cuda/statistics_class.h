@@ -3,13 +3,15 @@
 
 #include "engine/backends/cuda/columns_class.h"
 #include "engine/backends/cuda/context.h"
+#include "engine/backends/cuda/scales_class.h"
 #include "engine/tensor/statistics_backend.h"
 
 namespace pare::cuda {
 
 class CudaStatistics final : public StatisticsBackend {
  public:
-  explicit CudaStatistics(Context& context) : context_(context), columns_(context) {}
+  explicit CudaStatistics(Context& context)
+      : context_(context), columns_(context), scales_(context, columns_) {}
 
   size_t second_moment_workspace_bytes(int64_t tokens, int64_t channels) const override;  // second_moment.cu
   void second_moment(const SecondMomentArgs& a) override;
@@ -23,10 +25,12 @@ class CudaStatistics final : public StatisticsBackend {
   Result<bool> divide_by_symmetric(const DivideBySymmetricArgs& a) override;
 
   ColumnSolver* columns() override { return &columns_; }
+  ScaleSearch* scales() override { return &scales_; }
 
  private:
   Context& context_;
   CudaColumnSolver columns_;
+  CudaScaleSearch scales_;
 };
 
 }  // namespace pare::cuda

@@ -2,9 +2,17 @@
 // the definition that every other backend is compared with.
 #pragma once
 
+#include "engine/tensor/scale_search.h"
 #include "engine/tensor/statistics_backend.h"
 
 namespace pare::reference {
+
+class ReferenceScaleSearch final : public ScaleSearch {
+ public:
+  // scale_search.cpp
+  size_t workspace_bytes(int64_t, int64_t, int64_t) const override { return 0; }
+  void losses(const ScaleLossesArgs& a) override;
+};
 
 class ReferenceStatistics final : public StatisticsBackend {
  public:
@@ -18,6 +26,10 @@ class ReferenceStatistics final : public StatisticsBackend {
   Result<MomentSummary> summarize_moment(const float* moment, int64_t n, double slack) override;
   Result<InverseFactorReport> inverse_factor(const InverseFactorArgs& a) override;
   Result<bool> divide_by_symmetric(const DivideBySymmetricArgs& a) override;
+  ScaleSearch* scales() override { return &scales_; }
+
+ private:
+  ReferenceScaleSearch scales_;
 };
 
 }  // namespace pare::reference

@@ -160,6 +160,21 @@ void expect_same_report(const JobOutcome& device, const JobOutcome& host, double
   }
 }
 
+// What AWQ and SmoothQuant chose, on the device.
+void expect_same_scales(const JobOutcome& device, const JobOutcome& host) {
+  for (const TensorRecord& record : host.manifest.tensors) {
+    const Json* want = record.extra.find("scale_search");
+    if (want == nullptr || want->find("loss_ratio") == nullptr) continue;
+    const Json* got = device.record(record.name)->extra.find("scale_search");
+    ASSERT_NE(got, nullptr) << record.name;
+    EXPECT_EQ(want->find("searched_on"), nullptr);
+    ASSERT_NE(got->find("searched_on"), nullptr) << record.name;
+    EXPECT_EQ(got->find("searched_on")->as_string(), "cuda:0") << record.name;
+    EXPECT_NEAR(got->find("loss_ratio")->as_double(), want->find("loss_ratio")->as_double(), 0.02)
+        << record.name;
+  }
+}
+
 QuantizeJob on_gpu(QuantizeJob job) {
   job.device = kGpu;
   job.device_limit = kEnough;
@@ -176,7 +191,9 @@ TEST_F(DevicePipeline, GptqReportsWhatTheHostReports) {
 TEST_F(DevicePipeline, OtherMethodsRunTheirPassesThere) {
   for (const char* method : {"awq", "smoothquant+gptq", "rtn"}) {
     const QuantizeJob job = tiny_job(source_, method, "int4-g8-asym");
-    expect_same_report(run_job(on_gpu(job), "device"), run_job(job, "host"), 0.05);
+    const JobOutcome device = run_job(on_gpu(job), "device"), host = run_job(job, "host");
+    expect_same_report(device, host, 0.05);
+    expect_same_scales(device, host);
   }
 }
 
@@ -224,13 +241,16 @@ TEST_F(DevicePipeline, AResumedJobGivesTheSameBytes) {
 
 TEST_F(DevicePipeline, MemoryStaysWithinThePlan) {
   const uint64_t floor = floor_bytes(16);
-  install_gpu({.math = cuda::MathMode::f32, .max_bytes = floor});
-  QuantizeJob job = tiny_job(source_, "gptq", "int4-g8-asym");
-  job.device = kGpu;
-  job.device_limit = floor;
-  const JobOutcome outcome = run_job(job, "tight");
-  ASSERT_FALSE(outcome.error) << format_error(*outcome.error);
-  EXPECT_LE(cuda::memory_use(backend_for(kGpu)).peak_bytes, floor);
+  for (const char* method : {"gptq", "awq+gptq"}) {
+    install_gpu({.math = cuda::MathMode::f32, .max_bytes = floor});
+    QuantizeJob job = tiny_job(source_, method, "int4-g8-asym");
+    job.options.awq.steps = 3;
+    job.device = kGpu;
+    job.device_limit = floor;
+    const JobOutcome outcome = run_job(job, "tight");
+    ASSERT_FALSE(outcome.error) << format_error(*outcome.error);
+    EXPECT_LE(cuda::memory_use(backend_for(kGpu)).peak_bytes, floor);
+  }
 }
 
 TEST_F(DevicePipeline, PruningReportsWhatTheHostReports) {
