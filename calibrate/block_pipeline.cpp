@@ -10,6 +10,7 @@
 #include "calibrate/second_moment.h"
 #include "calibrate/site_observer.h"
 #include "engine/core/memory.h"
+#include "engine/core/text.h"
 #include "engine/models/expert_slots.h"
 #include "engine/tensor/transfer.h"
 
@@ -115,8 +116,8 @@ Error device_too_small(Device device, uint64_t limit, uint64_t need) {
                .path = device.name(),
                .where = {},
                .what = "one block with its statistics does not fit; raise --max-vram, or lower --context",
-               .got = fmt::format("{} bytes", limit),
-               .limit = fmt::format("{} bytes", need),
+               .got = format_bytes(limit),
+               .limit = format_bytes(need),
                .limit_label = "need"};
 }
 

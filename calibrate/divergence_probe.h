@@ -14,11 +14,13 @@ namespace pare {
 class DivergenceProbe {
  public:
   // The first `windows` windows; divergence is measured at `rows` positions spread evenly over them. Holds
-  // all weights of the model and the original logits of those positions. Exit 6 beyond `memory_limit`.
+  // all weights of the model and the original logits of those positions, on `device`. Exit 6 beyond
+  // `memory_limit` bytes there.
   static Result<std::unique_ptr<DivergenceProbe>> create(std::shared_ptr<const WeightSource> source,
                                                          const CalibrationWindows& windows,
                                                          int64_t window_count, int64_t rows,
-                                                         uint64_t memory_limit);
+                                                         uint64_t memory_limit,
+                                                         Device device = Device::cpu());
   // A matrix in place of another one; weight: f32 [out, in].
   using Replacement = std::function<Result<WeightData>(const TensorSpec& spec, const Tensor& weight)>;
   // Mean KL (nats per position) of the original's output from the output with these matrices replaced. All
@@ -39,7 +41,7 @@ class DivergenceProbe {
   Tensor rows_;               // f32 [rows, hidden]
   Tensor original_, logits_;  // f32 [rows, vocabulary]
   Tensor original_sum_, sum_, nll_, best_, targets_, kl_;
-  std::vector<int64_t> positions_;
+  Tensor positions_;  // i32 [rows]: tokens
   int block_ = 0;
 };
 

@@ -14,6 +14,7 @@
 #include "engine/models/block.h"
 #include "engine/models/training_model.h"
 #include "engine/tensor/training_ops.h"
+#include "engine/tensor/transfer.h"
 
 namespace pare {
 namespace {
@@ -33,12 +34,14 @@ size_t head_bytes(int64_t rows, int64_t hidden, const Weight& head) {
                    Norm::backward_workspace_bytes(rows)});
 }
 
-Error too_large(uint64_t limit, uint64_t need) {
+Error too_large(Device device, uint64_t limit, uint64_t need) {
+  const bool on_host = device.is_host();
   return Error{.exit = Exit::resource,
                .rule = "CL05",
-               .path = "memory",
+               .path = on_host ? "memory" : "memory of " + device.name(),
                .where = "gradients of the loss",
-               .what = "not enough for this job; lower --context, or raise --max-memory",
+               .what = fmt::format("not enough for this job; lower --context, or raise {}",
+                                   on_host ? "--max-memory" : "--max-vram"),
                .got = format_bytes(limit),
                .limit = format_bytes(need),
                .limit_label = "need"};
@@ -55,8 +58,10 @@ class Runner {
       const TensorSpec* spec = model.find(name);
       return spec != nullptr && sums.wants(*spec);
     };
-    const uint64_t before = resident_bytes();
-    PARE_TRY(runner.model_, TrainingModel::open(job.source, Device::cpu(), form));
+    const bool on_host = job.device.is_host();
+    const uint64_t limit = on_host ? job.memory_limit : job.device_limit;
+    const uint64_t before = on_host ? resident_bytes() : 0;
+    PARE_TRY(runner.model_, TrainingModel::open(job.source, job.device, form));
     TrainingModel& training = *runner.model_;
     runner.context_ = job.windows.context;
     runner.rows_ = chunk_rows(runner.context_, training.head().out());
@@ -64,37 +69,50 @@ class Runner {
     training.set_head_bytes(head_bytes(runner.rows_, hidden, training.head()));
     const Batch batch{.sequences = 1, .tokens_per_sequence = runner.context_};
     // Gradients and sums may not have been touched yet, so that resident bytes would not show them.
-    const uint64_t held = before + training.weight_bytes() + sums.size_bytes();
+    const uint64_t held = before + training.weight_bytes() + (on_host ? sums.size_bytes() : 0);
     const uint64_t least = held + training.activation_bytes(batch, false);
-    if (job.memory_limit > 0 && least > job.memory_limit) return too_large(job.memory_limit, least);
-    const bool keeps = held + training.activation_bytes(batch, true) <= job.memory_limit;
+    if (limit > 0 && least > limit) return too_large(job.device, limit, least);
+    const bool keeps = held + training.activation_bytes(batch, true) <= limit;
     PARE_CHECK(training.reserve(batch, keeps));
-    PARE_TRY(runner.targets_, Tensor::allocate(DType::i32, {runner.context_}));
-    PARE_TRY(runner.dhidden_, Tensor::allocate(DType::f32, {runner.context_, hidden}));
-    PARE_TRY(runner.cross_entropy_, Tensor::allocate(DType::f64, {runner.rows_}));
-    PARE_TRY(runner.divergence_, Tensor::allocate(DType::f64, {runner.rows_}));
+    PARE_TRY(runner.targets_, Tensor::allocate(DType::i32, {runner.context_}, job.device));
+    PARE_TRY(runner.dhidden_, Tensor::allocate(DType::f32, {runner.context_, hidden}, job.device));
+    PARE_TRY(runner.cross_entropy_, Tensor::allocate(DType::f64, {runner.rows_}, job.device));
+    PARE_TRY(runner.divergence_, Tensor::allocate(DType::f64, {runner.rows_}, job.device));
+    if (!on_host) PARE_CHECK(runner.make_host_copies());
     return runner;
   }
 
   // The loss of the window; its gradients are those of the parameters afterwards.
   Result<double> run(std::span<const int32_t> ids) {
-    PARE_TRY(Tensor tokens, Tensor::allocate(DType::i32, {context_}));
-    std::memcpy(tokens.mutable_raw(), ids.data(), tokens.size_bytes());
-    int32_t* targets = targets_.mutable_data<int32_t>();
-    for (int64_t i = 0; i < context_; ++i) targets[i] = i + 1 < context_ ? ids[size_t(i + 1)] : -1;
+    std::vector<int32_t> targets(ids.begin() + 1, ids.end());
+    targets.push_back(-1);
+    PARE_CHECK(copy_into(Tensor::wrap(targets.data(), DType::i32, {context_}), targets_));
+    const Tensor tokens = Tensor::wrap(const_cast<int32_t*>(ids.data()), DType::i32, {context_});
     model_->clear_gradients();
     PARE_CHECK(model_->forward(tokens, {.sequences = 1, .tokens_per_sequence = context_}));
-    const double loss = head_and_loss();
+    PARE_TRY(const double loss, head_and_loss());
     if (!std::isfinite(loss)) return loss;
     PARE_CHECK(model_->backward(dhidden_));
     model_->finish_gradients();
+    for (size_t i = 0; i < on_host_.size(); ++i)
+      PARE_CHECK(copy_into(model_->parameters()[i]->gradient, on_host_[i]->gradient));
     return loss;
   }
 
-  const ParameterList& parameters() const { return model_->parameters(); }
+  // Where the host sees them.
+  const ParameterList& parameters() const { return on_host_.empty() ? model_->parameters() : on_host_; }
 
  private:
-  double head_and_loss() {
+  Status make_host_copies() {
+    for (const auto& parameter : model_->parameters()) {
+      PARE_TRY(Tensor value, moved(parameter->value, Device::cpu()));
+      PARE_TRY(auto copy, Parameter::make(parameter->name, parameter->kind, std::move(value)));
+      on_host_.push_back(std::move(copy));
+    }
+    return {};
+  }
+
+  Result<double> head_and_loss() {
     const ModelConfig& config = model_->config();
     const Norm& norm = model_->final_norm();
     const Weight& head = model_->head();
@@ -116,7 +134,8 @@ class Runner {
                       .softcap = float(config.logit_softcap),
                       .gradient_scale = float(1.0 / scored)},
                      cross_entropy, divergence);
-      for (int64_t i = 0; i < end - begin; ++i) sum += cross_entropy.data<double>()[i];
+      PARE_TRY(const Tensor losses, moved(cross_entropy, Device::cpu()));
+      for (int64_t i = 0; i < end - begin; ++i) sum += losses.data<double>()[i];
       head.backward(normed, logits, /*accumulate=*/false, &dnormed, model_->workspace());
       Tensor dhidden = dhidden_.rows(begin, end);
       norm.backward(hidden.rows(begin, end), dnormed, /*accumulate=*/false, dhidden, model_->workspace());
@@ -127,6 +146,7 @@ class Runner {
   std::unique_ptr<TrainingModel> model_;
   int64_t context_ = 0, rows_ = 0;
   Tensor targets_, dhidden_, cross_entropy_, divergence_;
+  ParameterList on_host_;  // of a model on a GPU: values, and the gradients of the last window
 };
 
 // How far a job has come: {kind, windows, loss: sum of L_n, finished}.
@@ -290,7 +310,7 @@ Result<LossGradients> measure_loss_gradients(const BlockJob& job, const LossGrad
   if (progress.is_finished) return finished_values(progress, sums.size_bytes(), folder);
   PARE_TRY(const uint64_t need, loss_gradient_bytes(job.source, job.model, job.windows.context, sums));
   if (job.memory_limit > 0 && resident_bytes() + need > job.memory_limit)
-    return too_large(job.memory_limit, resident_bytes() + need);
+    return too_large(Device::cpu(), job.memory_limit, resident_bytes() + need);
   PARE_CHECK(sums.start());
   PARE_ASSERT(state_bytes(sums) == sums.size_bytes(), "[gradients] sums of {} bytes say {}",
               state_bytes(sums), sums.size_bytes());

@@ -5,7 +5,8 @@
 //
 // What is kept of g_n is the caller's choice (GradientSums): per weight as in weight_gradients.h, or per
 // unit. Logits are never whole: final norm, head and loss run in chunks of rows. Sums go over the windows in
-// their order, so that they depend neither on threads nor on memory nor on where the run was stopped.
+// their order, so that they depend neither on threads nor on memory nor on where the run was stopped. On a
+// GPU the model is trained there and gradients come to the host window by window, where they are summed.
 #pragma once
 
 #include <functional>

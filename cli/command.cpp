@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <fmt/core.h>
 #include <CLI/CLI.hpp>
 #include <cerrno>
 #include <cstdio>
@@ -96,11 +97,12 @@ void add_common(CLI::App* verb, Commands& commands, bool computes) {
   if (!computes) return;
   verb->add_option("--device", common.device, "where to compute: auto, cpu, cuda, cuda:N, reference, check")
       ->type_name("DEVICE");
-  verb->add_option("--max-vram", common.max_vram,
-                   "device memory that --device cuda may use, for example 20GB (default: what is free)")
+  verb->add_option(
+          "--max-vram", common.max_vram,
+          "device memory that --device cuda may use, for example 20GB (default: 95 % of what is free)")
       ->type_name("SIZE");
   verb->add_option("--gpu-math", common.gpu_math,
-                   "products on a GPU: bf16 (tensor cores, sums in float) or f32")
+                   "products on a GPU: bf16 (default; tensor cores, sums in float) or f32")
       ->check(CLI::IsMember({"bf16", "f32"}))
       ->type_name("FORM");
   verb->add_option("--threads", common.threads,
@@ -114,41 +116,74 @@ void add_common(CLI::App* verb, Commands& commands, bool computes) {
       ->type_name("LEVEL");
 }
 
-Status start_engine(const CommonOptions& common) {
-  set_thread_count(common.threads);
-  PARE_CHECK(install_backends(common.cpu_profile));
-  return {};
-}
-
-Result<Device> chosen_device(const CommonOptions& common) {
+Result<Device> named_device(const CommonOptions& common) {
   const std::string& name = common.device;
   if (name == "auto" || name == "cpu") return Device::cpu();
   if (name == "reference") return Device::reference();
   if (name == "check") return Device::check();
-  if (name == "cuda" || name.starts_with("cuda:")) {
-    const auto index =
-        name == "cuda" ? std::optional<int64_t>(0) : parse_int(std::string_view(name).substr(5));
+  if (name == "cuda") return Device::cuda(0);
+  if (name.starts_with("cuda:")) {
+    const auto index = parse_int(std::string_view(name).substr(5));
     if (!index || *index < 0 || *index > 1023)
       return usage("--device", "not a device", name, "cuda:0, cuda:1, ...");
-    const Device device = Device::cuda(int(*index));
-    if (has_backend(device)) return device;
-    CudaOptions options{.math = common.gpu_math == "f32" ? cuda::MathMode::f32 : cuda::MathMode::bf16};
-    if (!common.max_vram.empty()) {
-      const auto bytes = parse_bytes(common.max_vram);
-      if (!bytes || *bytes == 0)
-        return usage("--max-vram", "not a size", common.max_vram, "for example 20GB or 512MiB");
-      options.max_bytes = *bytes;
-    }
-    PARE_TRY(std::unique_ptr<Backend> backend, make_cuda_backend(int(*index), options));
-    install_backend(std::move(backend));
-    return device;
+    return Device::cuda(int(*index));
   }
   return usage("--device", "not a device", name, "auto, cpu, cuda, cuda:N, reference, check");
+}
+
+namespace {
+
+Result<CudaOptions> cuda_options(const CommonOptions& common) {
+  CudaOptions options{.math = common.gpu_math == "f32" ? cuda::MathMode::f32 : cuda::MathMode::bf16};
+  if (common.max_vram.empty()) return options;
+  const auto bytes = parse_bytes(common.max_vram);
+  if (!bytes || *bytes == 0)
+    return usage("--max-vram", "not a size", common.max_vram, "for example 20GB or 512MiB");
+  options.max_bytes = *bytes;
+  return options;
+}
+
+}  // namespace
+
+Status start_engine(const CommonOptions& common) {
+  PARE_TRY(const Device device, named_device(common));
+  PARE_TRY(const CudaOptions options, cuda_options(common));
+  static_cast<void>(options);
+  if (device.kind != Device::Kind::cuda) {
+    for (const auto& [option, value] :
+         {std::pair("--max-vram", &common.max_vram), std::pair("--gpu-math", &common.gpu_math)}) {
+      if (!value->empty())
+        return usage(option, "is about a GPU; needs --device cuda", *value, "--device cuda");
+    }
+  }
+  set_thread_count(common.threads);
+  return install_backends(common.cpu_profile);
+}
+
+Result<Device> chosen_device(const CommonOptions& common) {
+  PARE_TRY(const Device device, named_device(common));
+  if (device.kind != Device::Kind::cuda || has_backend(device)) return device;
+  PARE_TRY(const CudaOptions options, cuda_options(common));
+  PARE_TRY(std::unique_ptr<Backend> backend, make_cuda_backend(device.index, options));
+  install_backend(std::move(backend));
+  return device;
+}
+
+void note_host_work(Device device, const char* what) {
+  if (!device.is_host())
+    log_warning(
+        fmt::format("{} is done by the CPU; {} takes what is measured afterwards", what, device.name()));
+}
+
+bool rounds_products(const CommonOptions& common) {
+  const auto device = named_device(common);
+  return device && device->kind == Device::Kind::cuda && common.gpu_math != "f32";
 }
 
 Result<WalkDevice> walk_device(const CommonOptions& common) {
   PARE_TRY(const Device device, chosen_device(common));
   if (device.is_host()) return WalkDevice{};
+  PARE_CHECK(cuda::open_libraries(backend_for(device)));
   PARE_TRY(const uint64_t limit, memory_limit(common, device));
   return WalkDevice{device, limit};
 }

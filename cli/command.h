@@ -20,8 +20,9 @@ namespace pare::cli {
 // Options that every command accepts.
 struct CommonOptions {
   std::string device = "auto";  // auto, cpu, cuda, cuda:N, reference, check
-  std::string max_vram, gpu_math = "bf16";
-  int threads = 0;  // 0: one per CPU
+  std::string max_vram;         // "20GB"; empty: 95 % of what is free on the GPU
+  std::string gpu_math;         // bf16 or f32, of products on a GPU; empty: bf16
+  int threads = 0;              // 0: one per CPU
   uint64_t seed = 0;
   std::string max_memory;           // "8GB"; empty: 90 % of what is available
   std::string cpu_profile;          // generic, avx2, avx512; empty: what the machine has
@@ -59,13 +60,19 @@ class Commands {
 // Adds the common options to a command; `computes`: also device, threads, memory and CPU options.
 void add_common(CLI::App* verb, Commands& commands, bool computes);
 
-// Sets up logging, threads and backends from the options. Exit 2, 4 (CL11) or 6. Called once, before a
-// command that computes.
+// Sets up threads and backends of hosts from the options, and looks at those of devices without opening one.
+// Exit 2. Called once, before a command that computes.
 Status start_engine(const CommonOptions& common);
-// The device that `--device` names; `auto` is the CPU in builds without a CUDA backend.
+// The device that `--device` names; `auto` is the CPU. Exit 2.
+Result<Device> named_device(const CommonOptions& common);
+// The same, opened: called when options and inputs are known to be good. Exit 4, 6 (CL11).
 Result<Device> chosen_device(const CommonOptions& common);
+// Says that `what` is done by the host where a GPU was asked for.
+void note_host_work(Device device, const char* what);
+// Whether products will be of operands rounded to bf16: on a GPU unless --gpu-math says otherwise.
+bool rounds_products(const CommonOptions& common);
 // Where a walk over blocks computes, and how many bytes it may take there (0 on hosts, which have another
-// ceiling): a GPU that was asked for, else the CPU.
+// ceiling): a GPU that was asked for, with the libraries that solve matrices there, else the CPU.
 struct WalkDevice {
   Device device = Device::cpu();
   uint64_t limit = 0;

@@ -295,8 +295,6 @@ Status finish(const CompressArguments& arguments, const JobArguments& report, co
 Result<Exit> run_compress(const CompressArguments& arguments, CommonOptions common) {
   const auto start = std::chrono::steady_clock::now();
   PARE_CHECK(start_engine(common));
-  PARE_TRY(const Device device, chosen_device(common));
-  static_cast<void>(device);  // the CPU: there is no other yet
   PARE_CHECK(check_job_arguments(arguments));
   if (arguments.data == "-")
     return contradiction("--data", "every step reads the data again; give a file", "-");
@@ -322,6 +320,8 @@ Result<Exit> run_compress(const CompressArguments& arguments, CommonOptions comm
     PARE_CHECK(check_memory(common, resident_bytes() + plan.peak_memory_bytes,
                             "lower context in the recipe, or raise --max-memory"));
 
+  PARE_TRY(const Device device, chosen_device(common));
+  static_cast<void>(device);  // each step asks for it
   const JobArguments report = report_arguments(arguments, steps, data);
   PARE_TRY(Calibration calibration, load_calibration(report, *source, model.config, common.seed));
   PARE_CHECK(check_data_hash(recipe, data, calibration.description));

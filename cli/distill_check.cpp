@@ -182,6 +182,15 @@ Result<CheckpointRule> parse_checkpoint_rule(const std::string& text) {
                .limit_label = "expected"};
 }
 
+Result<std::string> compute_type(const DistillArguments& arguments, const CommonOptions& common) {
+  const bool rounds = rounds_products(common);
+  if (arguments.compute == "auto") return std::string(rounds ? "bf16" : "f32");
+  if (arguments.compute == "f32" && rounds)
+    return contradiction("--compute", "products on a GPU are bf16; say --gpu-math f32 too, or leave it out",
+                         "f32");
+  return arguments.compute;
+}
+
 Status check_distill_device(const DistillArguments& arguments, const DistillSettings& settings,
                             const ModelConfig& student, Device device, int ranks) {
   PARE_CHECK(check_training_device(device, settings.trainer, ranks));

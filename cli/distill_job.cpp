@@ -109,14 +109,14 @@ class DistillJob {
       : arguments_(arguments), common_(common), start_(start) {}
 
   Result<Exit> run() {
-    PARE_TRY(device_, chosen_device(common_));
     PARE_CHECK(check_distill_arguments(arguments_));
     PARE_TRY(gates_, report_gates(arguments_));
     PARE_TRY(group_, ProcessGroup::join());
     PARE_CHECK(check_names(arguments_));
-    PARE_TRY(limit_, process_limit(common_, device_));
     PARE_TRY(models_, open_distill_models(arguments_, common_));
     PARE_TRY(settings_, distill_settings(arguments_, models_.origin, common_.seed));
+    PARE_TRY(device_, chosen_device(common_));
+    PARE_TRY(limit_, process_limit(common_, device_));
     PARE_CHECK(check_distill_device(arguments_, settings_, models_.student_model.config, device_,
                                     group_->exchange().size()));
     if (settings_.scheme) PARE_CHECK(check_learnable(*settings_.scheme, "--qat"));
@@ -157,7 +157,7 @@ class DistillJob {
                teacher_cache_header(arguments_, models_, data_, settings_.trainer.loss));
     }
     const uint64_t weights = held_bytes(device_) + training_weight_bytes(arguments_, models_.student_model);
-    if (weights > limit_) return too_much_memory(limit_, weights, "train with --lora, or raise --max-memory");
+    if (weights > limit_) return too_much_memory(device_, limit_, weights, "train with --lora, or");
     PARE_TRY(const auto student,
              TrainingModel::open(models_.student, device_, training_form(arguments_, settings_)));
     PARE_TRY(planned.memory, plan_run(run_of(nullptr), *student, 0));
@@ -352,6 +352,7 @@ Result<Exit> run_distill(const DistillArguments& arguments, const CommonOptions&
   const Clock::time_point start = Clock::now();
   PARE_CHECK(start_engine(common));
   DistillArguments named = arguments;
+  PARE_TRY(named.compute, compute_type(named, common));
   if (!named.files.empty()) named.data = named.files.front();  // there is something to report on
   return DistillJob(named, common, start).run();
 }

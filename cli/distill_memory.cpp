@@ -35,11 +35,12 @@ uint64_t held_bytes(Device device) {
   return device.is_host() ? resident_bytes() : cuda::memory_use(backend_for(device)).held_bytes;
 }
 
-Error too_much_memory(uint64_t limit, uint64_t need, const std::string& remedy) {
+Error too_much_memory(Device device, uint64_t limit, uint64_t need, const std::string& remedy) {
   return Error{.exit = Exit::resource,
                .rule = "CL05",
-               .path = "memory",
-               .what = fmt::format("not enough for this job; {}", remedy),
+               .path = device.is_host() ? "memory" : "memory of " + device.name(),
+               .what = fmt::format("not enough for this job; {} raise {}", remedy,
+                                   device.is_host() ? "--max-memory" : "--max-vram"),
                .got = format_bytes(limit),
                .limit = format_bytes(need),
                .limit_label = "need"};
@@ -77,8 +78,7 @@ Result<MemoryPlan> plan_memory(const DistillArguments& arguments, const MemoryIn
   if (arguments.micro_batch && *arguments.micro_batch > 1) remedy += " or --micro-batch";
   if (arguments.recompute == "off") remedy += ", say --recompute on";
   if (input.teacher_bytes > 0) remedy += ", use --teacher-blocks one-by-one or --cache-teacher";
-  return too_much_memory(input.limit_bytes, least,
-                         remedy + (device.is_host() ? ", or raise --max-memory" : ", or raise --max-vram"));
+  return too_much_memory(device, input.limit_bytes, least, remedy + ", or");
 }
 
 }  // namespace pare::cli

@@ -39,7 +39,7 @@ Result<MemoryPlan> plan_memory(const DistillArguments& arguments, const MemoryIn
 Result<uint64_t> process_limit(const CommonOptions& common, Device device);
 // What the process holds now, or what it holds of a GPU's memory.
 uint64_t held_bytes(Device device);
-// Exit 6 (CL05).
-Error too_much_memory(uint64_t limit, uint64_t need, const std::string& remedy);
+// Exit 6 (CL05). remedy: "lower --context, or"; what to raise is added.
+Error too_much_memory(Device device, uint64_t limit, uint64_t need, const std::string& remedy);
 
 }  // namespace pare::cli

@@ -160,9 +160,9 @@ Result<DistillModels> open_distill_models(const DistillArguments& arguments, con
 
 uint64_t training_weight_bytes(const DistillArguments& arguments, const ModelDescription& model) {
   const uint64_t moments = arguments.optimizer == "adamw" ? 8 : arguments.momentum > 0.0 ? 4 : 0;
-  const uint64_t copies = arguments.compute == "f32" ? 0 : 2;
+  const uint64_t copies = arguments.multiplies_masters() ? 0 : 2;
   // A transform has its result and the gradient of it.
-  const uint64_t rounded = arguments.qat.empty() ? 0 : arguments.compute == "f32" ? 8 : 12;
+  const uint64_t rounded = arguments.qat.empty() ? 0 : arguments.multiplies_masters() ? 8 : 12;
   uint64_t bytes = 0;
   for (const TensorSpec& spec : model.tensors) {
     const auto weights = uint64_t(spec.shape.numel());

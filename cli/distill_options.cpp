@@ -119,8 +119,9 @@ void add_training(CLI::App& verb, DistillArguments& arguments) {
       ->group(kTraining);
   verb.add_option(
           "--compute", arguments.compute,
-          "type of the products: f32, bf16, f16 (with a dynamic scale of the loss); what is trained is f32")
-      ->check(CLI::IsMember({"f32", "bf16", "f16"}))
+          "type of the products: f32, bf16, f16 (with a dynamic scale of the loss), auto (bf16 on a GPU, f32 "
+          "elsewhere); what is trained is f32")
+      ->check(CLI::IsMember({"auto", "f32", "bf16", "f16"}))
       ->capture_default_str()
       ->type_name("TYPE")
       ->group(kTraining);

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "cli/command.h"
 #include "cli/job_arguments.h"
 
 namespace pare::cli {
@@ -43,7 +44,7 @@ struct DistillArguments : JobArguments {
   int64_t skip_bad_steps = 0;
 
   // Numbers and memory.
-  std::string compute = "f32", recompute = "auto";
+  std::string compute = "auto", recompute = "auto";
 
   // Teacher.
   std::string teacher_blocks = "whole", cache_teacher, tail = "bucket";
@@ -65,6 +66,8 @@ struct DistillArguments : JobArguments {
   std::optional<int64_t> evaluate_every;
   int64_t patience = 0;
 
+  // Whether products take what is trained, without a copy in another type.
+  bool multiplies_masters() const { return compute == "f32" || compute == "auto"; }
   bool is_private() const { return dp_clip.has_value() || dp_noise.has_value() || dp_delta.has_value(); }
   const char* command() const { return is_distill ? "distill" : "finetune"; }
 };
@@ -72,6 +75,8 @@ struct DistillArguments : JobArguments {
 void add_distill_options(CLI::App& verb, DistillArguments& arguments);
 void add_finetune_options(CLI::App& verb, DistillArguments& arguments);
 
+// What --compute auto stands for on the device that is named. Exit 2 (CL13): f32 where products are bf16.
+Result<std::string> compute_type(const DistillArguments& arguments, const CommonOptions& common);
 // Options that contradict each other, whatever the models are: exit 2 (CL13, CL06).
 Status check_distill_arguments(const DistillArguments& arguments);
 

@@ -37,8 +37,7 @@ Status check_fits(const DistillRun& run, uint64_t held) {
   std::string remedy = run.arguments.lora > 0 ? "" : "train with --lora, ";
   if (expected_teacher_bytes(run.arguments, run.models) > 0)
     remedy += "use --cache-teacher or --teacher-blocks one-by-one, ";
-  return too_much_memory(run.limit_bytes, need,
-                         remedy + (run.device.is_host() ? "or raise --max-memory" : "or raise --max-vram"));
+  return too_much_memory(run.device, run.limit_bytes, need, remedy + "or");
 }
 
 Result<Session> open_session(const DistillRun& run, const TrainingPosition& position, int64_t steps) {

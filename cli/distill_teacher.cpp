@@ -65,7 +65,7 @@ Result<CachePass> plan_pass(const DistillArguments& arguments, const DistillMode
     while (pass.windows < 4096 && need(true, 2 * pass.windows) <= limit) pass.windows *= 2;
   while (pass.windows > 1 && need(pass.one_by_one, pass.windows) > limit) pass.windows /= 2;
   const uint64_t least = need(pass.one_by_one, pass.windows);
-  if (least > limit) return too_much_memory(limit, least, "lower --context, or raise --max-memory");
+  if (least > limit) return too_much_memory(model.device(), limit, least, "lower --context, or");
   return pass;
 }
 

@@ -8,6 +8,7 @@
 #include "cli/tuning.h"
 #include "engine/backends/cpu/isa.h"
 #include "engine/backends/cpu/sparse/tune.h"
+#include "engine/backends/cuda/cuda_backend.h"
 #include "engine/backends/cuda/device_info.h"
 #include "engine/core/memory.h"
 #include "engine/core/parallel.h"
@@ -21,7 +22,8 @@ namespace {
 std::string gpu_line(const GpuInfo& gpu) {
   return gpu.name + ", compute " + std::to_string(gpu.compute_capability / 10) + "." +
          std::to_string(gpu.compute_capability % 10) + ", " + format_bytes(gpu.free_bytes) + " of " +
-         format_bytes(gpu.total_bytes) + " free";
+         format_bytes(gpu.total_bytes) + " free" +
+         (gpu.compute_capability < 80 ? ": too old, 8.0 or higher is needed" : "");
 }
 
 // Which speeds of sparse kernels decide.
@@ -101,6 +103,7 @@ Result<Exit> run_doctor(const CommonOptions& common) {
     }
     json["gpus"] = std::move(list);
     json["gpu_note"] = gpu_reason;
+    json["gpu_libraries"] = cuda::describe_libraries();
     for (const auto& [name, version] : library_versions()) libraries[name] = version;
     json["libraries"] = std::move(libraries);
     print_json(json);
@@ -117,7 +120,8 @@ Result<Exit> run_doctor(const CommonOptions& common) {
   }
   if (!gpu_reason.empty()) print_line("  GPU           " + gpu_reason);
   if (gpus && !gpus->empty())
-    print_line("                used where a command names it: --device cuda (auto stays on the CPU)");
+    print_line("                used where a command names it: --device cuda (auto stays on the CPU); " +
+               cuda::describe_libraries());
   for (const auto& [name, version] : library_versions())
     print_line("  library       " + name + " " + version);
   return Exit::ok;

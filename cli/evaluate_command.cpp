@@ -247,9 +247,9 @@ Result<Exit> run_perplexity(const Options& options, const CommonOptions& common)
   }
   PARE_TRY(const Protocol protocol_known, parse_protocol(options.protocol));
   static_cast<void>(protocol_known);
-  PARE_TRY(const Device device, chosen_device(common));
   PARE_TRY(std::optional<RunReport> report, planned_report(options, common));
   PARE_TRY(const TextData data, read_text_data(options.data));
+  PARE_TRY(const Device device, chosen_device(common));
   std::unique_ptr<Model> reference;
   if (!options.reference.empty()) {
     // The yardstick keeps what it computes, whatever --kv or its own manifest say.
@@ -362,8 +362,8 @@ Result<Exit> run_logits(const Options& options, const CommonOptions& common) {
     return option_error("--input-ids", "takes one MODEL", std::to_string(options.models.size()), "1");
   if (options.save_logits.empty())
     return option_error("--input-ids", "needs --save-logits OUT.safetensors", {}, {});
-  PARE_TRY(const Device device, chosen_device(common));
   PARE_TRY(const Tensor ids, read_input_ids(options.input_ids));
+  PARE_TRY(const Device device, chosen_device(common));
   PARE_TRY(auto model, open_model_for(options.models[0], common, device, asked_kv(options.kv)));
   WriteOptions write;
   write.force = options.force;

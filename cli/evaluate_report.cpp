@@ -1,5 +1,6 @@
 #include "cli/evaluate_report.h"
 
+#include "cli/job_damage.h"
 #include "cli/model_argument.h"
 #include "cli/output_model.h"
 #include "engine/core/file.h"
@@ -63,9 +64,10 @@ Result<std::string> write_damage_report(RunReport report, std::shared_ptr<const 
                             .bos_id = input.bos_id,
                             .source = source,
                             .token_hash = token_hash(input.ids)};
-  const DamageOptions options;
+  DamageOptions options;
+  PARE_TRY(options.device, device_of_report(*reference, *model, tokens, common));
   PARE_TRY(const uint64_t bytes, damage_report_bytes(*reference, *model, tokens, options));
-  PARE_CHECK(check_memory(common, bytes, "lower --tokens, or raise --max-memory"));
+  PARE_CHECK(check_memory(common, bytes, "lower --tokens, or raise --max-memory", options.device));
   const std::string output = model->path();
   {
     int64_t rows = 0;

@@ -1,10 +1,13 @@
 #include "cli/job_damage.h"
 
+#include <fmt/core.h>
+
 #include <cmath>
 
 #include "cli/evaluation_input.h"
 #include "cli/model_argument.h"
 #include "cli/text_data.h"
+#include "engine/core/log.h"
 #include "engine/core/progress.h"
 #include "engine/core/signals.h"
 #include "engine/core/text.h"
@@ -55,7 +58,19 @@ Result<std::vector<Gate>> report_gates(const JobArguments& arguments) {
   return gates;
 }
 
-Result<DamageReport> measure_damage(const JobArguments& arguments,
+Result<Device> device_of_report(const WeightSource& original, const WeightSource& compressed,
+                                const DamageTokens& tokens, const CommonOptions& common) {
+  PARE_TRY(const Device device, chosen_device(common));
+  if (device.is_host()) return Device::cpu();
+  PARE_TRY(const uint64_t need, damage_report_bytes(original, compressed, tokens, {.device = device}));
+  PARE_TRY(const uint64_t limit, memory_limit(common, device));
+  if (need <= limit) return device;
+  log_warning(fmt::format("the damage is measured on the CPU: it takes {} of {}, which has {}",
+                          format_bytes(need), device.name(), format_bytes(limit)));
+  return Device::cpu();
+}
+
+Result<DamageReport> measure_damage(const JobArguments& arguments, const CommonOptions& common,
                                     std::shared_ptr<const WeightSource> original,
                                     std::shared_ptr<const WeightSource> compressed,
                                     const CalibrationWindows& windows, const std::string& windows_source,
@@ -80,13 +95,16 @@ Result<DamageReport> measure_damage(const JobArguments& arguments,
     tokens.token_hash = token_hash(input.ids);
   }
   PARE_TRY(const ModelDescription after, describe_model(*compressed));
+  DamageOptions damage_options;
+  PARE_TRY(damage_options.device, device_of_report(*original, *compressed, tokens, common));
   int64_t total = 0;
   for (const EvaluationWindow& window : tokens.windows) total += window.length;
   Progress progress("report", total * (model.config.block_count() + after.config.block_count()), "tokens");
-  return damage_report(original, compressed, tokens, tokenizer.get(), {}, [&](int64_t done) -> Status {
-    progress.advance(done);
-    return advance();
-  });
+  return damage_report(original, compressed, tokens, tokenizer.get(), damage_options,
+                       [&](int64_t done) -> Status {
+                         progress.advance(done);
+                         return advance();
+                       });
 }
 
 void print_damage(const DamageReport& report) {

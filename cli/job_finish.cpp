@@ -142,10 +142,11 @@ Status measure_speeds(const JobArguments& arguments, const CommonOptions& common
   PARE_TRY(const auto compressed, open_source(arguments.output.path, common));
   SpeedOptions options;
   options.advance = advance;
-  PARE_TRY(const uint64_t limit, memory_limit(common));
+  PARE_TRY(options.device, chosen_device(common));
+  PARE_TRY(const uint64_t limit, memory_limit(common, options.device));
   PARE_TRY(const uint64_t first, speed_memory(done.source, options));
   PARE_TRY(const uint64_t second, speed_memory(compressed, options));
-  const uint64_t need = resident_bytes() + first + second;
+  const uint64_t need = (options.device.is_host() ? resident_bytes() : 0) + first + second;
   if (need > limit) {
     done.speed_note =
         "both models together take " + format_bytes(need) + ", the memory ceiling is " + format_bytes(limit);
@@ -161,11 +162,11 @@ Status report_job(const JobArguments& arguments, const CommonOptions& common, Fi
                   const std::function<Status()>& advance) {
   if (!arguments.no_report && (!arguments.report_data.empty() || done.report_windows.samples > 0)) {
     PARE_TRY(const auto output, open_source(arguments.output.path, common));
-    PARE_TRY(done.damage, measure_damage(arguments, done.source, output, done.report_windows,
+    PARE_TRY(done.damage, measure_damage(arguments, common, done.source, output, done.report_windows,
                                          done.report_source, advance));
     if (done.before != nullptr) {
-      PARE_TRY(done.damage_before, measure_damage(arguments, done.source, done.before, done.report_windows,
-                                                  done.report_source, advance));
+      PARE_TRY(done.damage_before, measure_damage(arguments, common, done.source, done.before,
+                                                  done.report_windows, done.report_source, advance));
     }
   }
   if (done.wants_speed && !arguments.no_speed) PARE_CHECK(measure_speeds(arguments, common, done, advance));

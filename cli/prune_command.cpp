@@ -79,7 +79,6 @@ Result<Exit> run_streamed(const PruneArguments& arguments, const PruneSettings& 
 
 Result<Exit> run_prune(const PruneArguments& arguments, const CommonOptions& common) {
   PARE_CHECK(start_engine(common));
-  PARE_TRY(const Device device, chosen_device(common));
   if (is_structured(arguments.structured)) {
     StructuredArguments structured = arguments.structured;
     structured.sparsity = arguments.sparsity;
@@ -87,13 +86,13 @@ Result<Exit> run_prune(const PruneArguments& arguments, const CommonOptions& com
   }
   if (!arguments.low_rank.empty()) return run_low_rank(arguments, common);
   PARE_TRY(PruneSettings settings, prune_settings(arguments));
-  settings.prune.device = device;
   PARE_TRY(std::vector<Gate> gates, report_gates(arguments));
   PARE_TRY(const auto source, open_job_input(arguments, common));
   PARE_TRY(const ModelDescription model, describe_model(*source));
   PARE_TRY(const SparsityList targets, select_targets(model, settings.selection, arguments.allow_ragged));
   const PrunePlan plan = plan_pruning(*source, model, targets, settings.is_compact);
   PARE_CHECK(check_output_model(*source, output_of(arguments), plan.output_bytes));
+  PARE_TRY(settings.prune.device, chosen_device(common));
   if (is_calibrated(arguments, settings))
     return run_calibrated(arguments, settings, common, source, model, targets, std::move(gates));
   return run_streamed(arguments, settings, common, source, model, targets, plan, gates);

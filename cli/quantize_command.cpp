@@ -116,8 +116,6 @@ Result<Exit> run_streamed(const QuantizeArguments& arguments, const QuantizeSett
 
 Result<Exit> run_quantize(const QuantizeArguments& arguments, const CommonOptions& common) {
   PARE_CHECK(start_engine(common));
-  PARE_TRY(const Device device, chosen_device(common));
-  static_cast<void>(device);  // opened before any work; methods that need data walk on it (walk_device)
   PARE_TRY(const QuantizeSettings settings, quantize_settings(arguments));
   PARE_TRY(std::vector<Gate> gates, report_gates(arguments));
   PARE_TRY(const auto source, open_job_input(arguments, common));
@@ -129,8 +127,10 @@ Result<Exit> run_quantize(const QuantizeArguments& arguments, const CommonOption
     PARE_TRY(const auto fits, Model::open(source, Device::cpu(), kv));  // exit 4 for heads that are too large
     static_cast<void>(fits);
   }
+  PARE_TRY(const Device device, chosen_device(common));
   if (is_calibrated(arguments, settings))
     return run_calibrated(arguments, settings, common, source, model, schemes, plan, std::move(gates));
+  note_host_work(device, "rounding to nearest, file by file");
   return run_streamed(arguments, settings, common, source, model, schemes, plan, gates);
 }
 

@@ -167,6 +167,8 @@ Result<ChosenBits> choose_bits(const QuantizeArguments& arguments, const Quantiz
     options.memory_limit = job.memory_limit;
     PipelineOptions pipeline;
     pipeline.memory_limit = job.memory_limit;
+    pipeline.device = job.device;
+    pipeline.device_limit = job.device_limit;
     pipeline.spill_folder = folder.path();
     Progress progress("measure",
                       job.windows.samples * job.windows.context * 4 * int64_t(job.model.config.block_count()),

@@ -133,7 +133,6 @@ Result<std::vector<int32_t>> encode_prompt(const Options& options, const Tokeniz
 
 Result<Exit> run_model(const Options& options, const CommonOptions& common) {
   PARE_CHECK(start_engine(common));
-  PARE_TRY(const Device device, chosen_device(common));
   PARE_TRY(const std::string prompt, read_prompt(options));
   PARE_CHECK(check_encoding(prompt));
   PARE_TRY(const auto source, open_source(options.model, common));
@@ -151,6 +150,7 @@ Result<Exit> run_model(const Options& options, const CommonOptions& common) {
   const int64_t context = options.context > 0 ? options.context : description.config.max_positions;
   const int64_t positions =
       std::min<int64_t>(context, int64_t(prompt.size()) + 1 + options.generate.max_new_tokens);
+  PARE_TRY(const Device device, chosen_device(common));
   const uint64_t need = running_bytes(*source) + KvCache::bytes_for(description.config, 1, positions);
   PARE_CHECK(check_memory(common, need, "weights and cache need this much", device));
   PARE_TRY(const std::vector<int32_t> ids, encode_prompt(options, *tokenizer, prompt));

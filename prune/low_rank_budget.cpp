@@ -83,6 +83,8 @@ Result<RankTable> budget_ranks(const BlockJob& job, const std::vector<bool>& cho
   if (options.is_weighted && !job.saved_statistics) {
     PipelineOptions pipeline_options;
     pipeline_options.memory_limit = job.memory_limit;
+    pipeline_options.device = job.device;
+    pipeline_options.device_limit = job.device_limit;
     pipeline_options.spill_folder = spill_folder;
     pipeline_options.advance = job.advance;
     const auto edited = std::make_shared<EditedSource>(job.source);

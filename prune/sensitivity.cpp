@@ -115,9 +115,11 @@ Result<SparsityList> measured_targets(std::shared_ptr<const WeightSource> source
                                       const SparsityList& targets, Sparsity sparsity,
                                       const MeasuredOptions& options, PipelineOptions pipeline) {
   const auto advance = pipeline.advance;
+  const Device device = pipeline.device;
+  const uint64_t limit = device.is_host() ? options.memory_limit : pipeline.device_limit;
   PARE_TRY(const NormStep norms, collect_norms(source, windows, std::move(pipeline)));
   PARE_TRY(const auto probe, DivergenceProbe::create(source, windows, options.probe_windows,
-                                                     options.probe_rows, options.memory_limit));
+                                                     options.probe_rows, limit, device));
   struct Unit {
     int block;
     Site site;

@@ -92,8 +92,10 @@ class ErrorStep final : public Step {
 Status scale_by_divergence(std::shared_ptr<const WeightSource> source, const CalibrationWindows& windows,
                            const SensitivityOptions& options, const PipelineOptions& pipeline,
                            std::vector<UnitSensitivity>& units) {
-  PARE_TRY(const auto probe, DivergenceProbe::create(source, windows, options.probe_windows,
-                                                     options.probe_rows, options.memory_limit));
+  const bool on_host = pipeline.device.is_host();
+  PARE_TRY(const auto probe,
+           DivergenceProbe::create(source, windows, options.probe_windows, options.probe_rows,
+                                   on_host ? options.memory_limit : pipeline.device_limit, pipeline.device));
   PARE_TRY(const ModelDescription model, describe_model(*source));
   const auto place = std::find(options.candidates.begin(), options.candidates.end(), options.probe);
   PARE_ASSERT(place != options.candidates.end(), "[sensitivity] the probe {} is no candidate",

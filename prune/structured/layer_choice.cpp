@@ -4,10 +4,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 #include "engine/core/parallel.h"
 #include "engine/tensor/ops.h"
+#include "engine/tensor/transfer.h"
 #include "prune/structured/select.h"
 
 namespace pare {
@@ -50,14 +50,15 @@ class LossMeter {
     PARE_CHECK(model_.reserve_positions(context));
     const ModelConfig& config = model_.config();
     const size_t bytes = model_.workspace_bytes(batch_, kLogitRows);
-    PARE_TRY(workspace_, Workspace::reserve(bytes, model_.device()));
-    PARE_TRY(entering_, Tensor::allocate(DType::f32, {context, config.hidden_size}));
-    PARE_TRY(hidden_, Tensor::allocate(DType::f32, {context, config.hidden_size}));
-    PARE_TRY(logits_, Tensor::allocate(DType::f32, {kLogitRows, config.vocabulary_size}));
-    PARE_TRY(targets_, Tensor::allocate(DType::i32, {context}));
-    PARE_TRY(sums_, Tensor::allocate(DType::f64, {kLogitRows}));
-    PARE_TRY(losses_, Tensor::allocate(DType::f64, {kLogitRows}));
-    PARE_TRY(best_, Tensor::allocate(DType::i32, {kLogitRows}));
+    const Device device = model_.device();
+    PARE_TRY(workspace_, Workspace::reserve(bytes, device));
+    PARE_TRY(entering_, Tensor::allocate(DType::f32, {context, config.hidden_size}, device));
+    PARE_TRY(hidden_, Tensor::allocate(DType::f32, {context, config.hidden_size}, device));
+    PARE_TRY(logits_, Tensor::allocate(DType::f32, {kLogitRows, config.vocabulary_size}, device));
+    PARE_TRY(targets_, Tensor::allocate(DType::i32, {context}, device));
+    PARE_TRY(sums_, Tensor::allocate(DType::f64, {kLogitRows}, device));
+    PARE_TRY(losses_, Tensor::allocate(DType::f64, {kLogitRows}, device));
+    PARE_TRY(best_, Tensor::allocate(DType::i32, {kLogitRows}, device));
     return {};
   }
 
@@ -73,7 +74,7 @@ class LossMeter {
       size_t next = 0;
       for (int64_t layer = 0; layer < layers; ++layer) {
         if (next < candidates.size() && candidates[next] == layer) {
-          std::memcpy(hidden_.mutable_raw(), entering_.raw(), hidden_.size_bytes());
+          PARE_CHECK(copy_into(entering_, hidden_));
           for (int64_t later = layer + 1; later < layers; ++later)
             if (!std::binary_search(removed.begin(), removed.end(), later))
               PARE_CHECK(model_.run_block(int(later), batch_, hidden_, nullptr, workspace_));
@@ -83,7 +84,7 @@ class LossMeter {
         if (!std::binary_search(removed.begin(), removed.end(), layer))
           PARE_CHECK(model_.run_block(int(layer), batch_, entering_, nullptr, workspace_));
       }
-      std::memcpy(hidden_.mutable_raw(), entering_.raw(), hidden_.size_bytes());
+      PARE_CHECK(copy_into(entering_, hidden_));
       PARE_TRY(const double loss, loss_of(ids));
       totals.back() += loss;
       PARE_CHECK(advance_(windows_.context));
@@ -102,14 +103,16 @@ class LossMeter {
   Result<double> loss_of(const int32_t* ids) {
     double total = 0.0;
     const int64_t predicted = windows_.context - 1;
-    std::memcpy(targets_.mutable_raw(), ids + 1, size_t(predicted) * sizeof(int32_t));
+    PARE_CHECK(copy_into(Tensor::wrap(const_cast<int32_t*>(ids) + 1, DType::i32, {predicted}),
+                         targets_.rows(0, predicted)));
     for (int64_t begin = 0; begin < predicted; begin += kLogitRows) {
       const int64_t end = std::min(predicted, begin + kLogitRows), rows = end - begin;
       Tensor logits = logits_.rows(0, rows);
       PARE_CHECK(model_.run_head(hidden_.rows(begin, end), logits, workspace_));
       Tensor sums = sums_.rows(0, rows), losses = losses_.rows(0, rows), best = best_.rows(0, rows);
       ops::cross_entropy(logits, targets_.rows(begin, end), sums, losses, best);
-      for (int64_t i = 0; i < rows; ++i) total += losses.data<double>()[i];
+      PARE_TRY(const Tensor seen, moved(losses, Device::cpu()));
+      for (int64_t i = 0; i < rows; ++i) total += seen.data<double>()[i];
     }
     return total;
   }
@@ -187,9 +190,9 @@ Result<std::vector<int64_t>> keep_layers(const std::vector<double>& scores,
 
 Result<LossRemoval> remove_layers_by_loss(std::shared_ptr<const WeightSource> source,
                                           const CalibrationWindows& windows, std::vector<int64_t> candidates,
-                                          int64_t keep,
-                                          const std::function<Status(int64_t tokens)>& advance) {
-  PARE_TRY(const auto model, Model::open(std::move(source), Device::cpu()));
+                                          int64_t keep, const std::function<Status(int64_t tokens)>& advance,
+                                          Device device) {
+  PARE_TRY(const auto model, Model::open(std::move(source), device));
   const int64_t layers = model->config().block_count();
   PARE_CHECK(enough(candidates, layers - keep));
   LossMeter meter(*model, windows, advance);

@@ -30,6 +30,7 @@ struct LossRemoval {
 // is not finite.
 Result<LossRemoval> remove_layers_by_loss(std::shared_ptr<const WeightSource> source,
                                           const CalibrationWindows& windows, std::vector<int64_t> candidates,
-                                          int64_t keep, const std::function<Status(int64_t tokens)>& advance);
+                                          int64_t keep, const std::function<Status(int64_t tokens)>& advance,
+                                          Device device = Device::cpu());
 
 }  // namespace pare

@@ -225,6 +225,8 @@ BlockJob block_job(const StructuredJob& job, const Choices& choices, const Stage
 PipelineOptions pipeline_options(const StructuredJob& job, const JobFolder& folder) {
   PipelineOptions options;
   options.memory_limit = job.memory_limit;
+  options.device = job.device;
+  options.device_limit = job.device_limit;
   options.spill_folder = folder.path();
   options.advance = job.advance;
   return options;
@@ -296,7 +298,7 @@ Status choose_layers(const StructuredJob& job, const JobFolder& folder, Choices&
   PARE_TRY(const std::vector<int64_t> spared, keep_layers(scores, candidates, layers - measured));
   candidates = others(spared, layers);
   PARE_TRY(const LossRemoval removal,
-           remove_layers_by_loss(job.source, job.windows, candidates, keep, job.advance));
+           remove_layers_by_loss(job.source, job.windows, candidates, keep, job.advance, job.device));
   choices.layers = removal.kept;
   choices.details["loss_before"] = removal.loss_before;
   Json steps = Json::array();

@@ -21,6 +21,7 @@ using cusolverDnHandle_t = cusolverDnContext*;
 struct cusolverDnParams;
 using cusolverDnParams_t = cusolverDnParams*;
 
+cusolverStatus_t cusolverGetVersion(int* version);
 cusolverStatus_t cusolverDnCreate(cusolverDnHandle_t* handle);
 cusolverStatus_t cusolverDnDestroy(cusolverDnHandle_t handle);
 cusolverStatus_t cusolverDnSetStream(cusolverDnHandle_t handle, cudaStream_t stream);

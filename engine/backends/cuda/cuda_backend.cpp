@@ -10,10 +10,6 @@ namespace pare {
 
 Result<std::unique_ptr<Backend>> make_cuda_backend(int index, const CudaOptions& options) {
   PARE_TRY(std::unique_ptr<cuda::Context> context, cuda::Context::open(index, options));
-  if (options.opens_libraries) {
-    PARE_CHECK(context->libraries().open_products());
-    PARE_CHECK(context->libraries().open_solver());
-  }
   return std::unique_ptr<Backend>(std::make_unique<cuda::CudaBackend>(std::move(context)));
 }
 
@@ -22,6 +18,13 @@ namespace cuda {
 MemoryUse memory_use(const Backend& backend) {
   PARE_ASSERT(backend.device().kind == Device::Kind::cuda, "[cuda] memory of {}", backend.device().name());
   return const_cast<CudaBackend&>(static_cast<const CudaBackend&>(backend)).context().pool().use();
+}
+
+Status open_libraries(Backend& backend) {
+  PARE_ASSERT(backend.device().kind == Device::Kind::cuda, "[cuda] libraries of {}", backend.device().name());
+  Libraries& libraries = static_cast<CudaBackend&>(backend).context().libraries();
+  PARE_CHECK(libraries.open_products());
+  return libraries.open_solver();
 }
 
 void* allocate_pinned(size_t bytes) {
@@ -39,8 +42,11 @@ CudaBackend::~CudaBackend() {
 
 std::string CudaBackend::description() const {
   const cudaDeviceProp& properties = context_->properties();
-  return fmt::format("cuda: {}, compute capability {}.{}, {} products", properties.name, properties.major,
-                     properties.minor, context_->math() == MathMode::f32 ? "f32" : "bf16");
+  int driver = 0;
+  cudaDriverGetVersion(&driver);
+  return fmt::format("cuda: {}, compute capability {}.{}, {} products, driver {}.{}, {}", properties.name,
+                     properties.major, properties.minor, context_->math() == MathMode::f32 ? "f32" : "bf16",
+                     driver / 1000, driver % 1000 / 10, describe_libraries());
 }
 
 Result<std::shared_ptr<Storage>> CudaBackend::allocate(size_t bytes) {

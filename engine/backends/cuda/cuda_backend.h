@@ -11,10 +11,7 @@ namespace pare {
 
 struct CudaOptions {
   cuda::MathMode math = cuda::MathMode::bf16;
-  uint64_t max_bytes = 0;  // ceiling of device memory (--max-vram); 0: what is free
-  // Open cuBLASLt and cuSOLVER now, not when an operation first needs them: exit 6 names the one that is
-  // missing.
-  bool opens_libraries = false;
+  uint64_t max_bytes = 0;  // ceiling of device memory (--max-vram); 0: 95 % of what is free
 };
 
 // Opens GPU `index`. Exit 4 in a build without CUDA; exit 6 when the device is missing, too old (below
@@ -28,6 +25,12 @@ struct MemoryUse {
 };
 // Of a backend that make_cuda_backend() made.
 MemoryUse memory_use(const Backend& backend);
+
+// Opens cuBLASLt and cuSOLVER now, not when an operation first needs them: exit 6 names the one that is
+// missing.
+Status open_libraries(Backend& backend);
+// "cuBLASLt 13.0.2, cuSOLVER 12.0.4", of each whether it can be opened; empty in a build without CUDA.
+std::string describe_libraries();
 
 // Host memory that the GPU can read and write too; null when there is none.
 void* allocate_pinned(size_t bytes);

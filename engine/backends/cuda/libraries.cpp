@@ -73,6 +73,7 @@ Result<CublasLt> find_cublas_lt() {
   PARE_FIND(library, table.create, cublasLtCreate);
   PARE_FIND(library, table.destroy, cublasLtDestroy);
   PARE_FIND(library, table.status_name, cublasLtGetStatusName);
+  PARE_FIND(library, table.version, cublasLtGetVersion);
   PARE_FIND(library, table.matmul_create, cublasLtMatmulDescCreate);
   PARE_FIND(library, table.matmul_destroy, cublasLtMatmulDescDestroy);
   PARE_FIND(library, table.matmul_set, cublasLtMatmulDescSetAttribute);
@@ -93,6 +94,7 @@ Result<Cusolver> find_cusolver() {
   PARE_FIND(library, table.create, cusolverDnCreate);
   PARE_FIND(library, table.destroy, cusolverDnDestroy);
   PARE_FIND(library, table.set_stream, cusolverDnSetStream);
+  PARE_FIND(library, table.version, cusolverGetVersion);
   PARE_FIND(library, table.set_deterministic, cusolverDnSetDeterministicMode);
   PARE_FIND(library, table.create_params, cusolverDnCreateParams);
   PARE_FIND(library, table.destroy_params, cusolverDnDestroyParams);
@@ -118,6 +120,19 @@ Result<const Cusolver*> open_cusolver() {
   static const Result<Cusolver> table = find_cusolver();
   if (!table) return table.error();
   return &*table;
+}
+
+std::string describe_libraries() {
+  // cuBLASLt counts 130002 for 13.0.2, cuSOLVER 12004.
+  std::string text = "no cuBLASLt";
+  if (const auto table = open_cublas_lt()) {
+    const size_t version = (*table)->version();
+    text = fmt::format("cuBLASLt {}.{}.{}", version / 10000, version % 10000 / 100, version % 100);
+  }
+  int version = 0;
+  const auto solver = open_cusolver();
+  if (!solver || (*solver)->version(&version) != CUSOLVER_STATUS_SUCCESS) return text + ", no cuSOLVER";
+  return text + fmt::format(", cuSOLVER {}.{}.{}", version / 1000, version % 1000 / 100, version % 100);
 }
 
 Status library_status(cublasStatus_t status, const char* call) {

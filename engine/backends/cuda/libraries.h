@@ -24,6 +24,7 @@ struct CublasLt {
   decltype(&::cublasLtCreate) create;
   decltype(&::cublasLtDestroy) destroy;
   decltype(&::cublasLtGetStatusName) status_name;
+  decltype(&::cublasLtGetVersion) version;
   decltype(&::cublasLtMatmulDescCreate) matmul_create;
   decltype(&::cublasLtMatmulDescDestroy) matmul_destroy;
   decltype(&::cublasLtMatmulDescSetAttribute) matmul_set;
@@ -39,6 +40,7 @@ struct Cusolver {
   decltype(&::cusolverDnCreate) create;
   decltype(&::cusolverDnDestroy) destroy;
   decltype(&::cusolverDnSetStream) set_stream;
+  decltype(&::cusolverGetVersion) version;
   decltype(&::cusolverDnSetDeterministicMode) set_deterministic;
   decltype(&::cusolverDnCreateParams) create_params;
   decltype(&::cusolverDnDestroyParams) destroy_params;
@@ -73,14 +75,26 @@ class Libraries {
 
   // Everything that a product needs: workspace and handle. Exit 6.
   Status open_products();
-  const CublasLt& products() const { return *lt_; }
-  cublasLtHandle_t products_handle() const { return lt_handle_; }
-  void* workspace() const { return workspace_.get(); }
+  const CublasLt& products() const {
+    return *lt_;
+  }
+  cublasLtHandle_t products_handle() const {
+    return lt_handle_;
+  }
+  void* workspace() const {
+    return workspace_.get();
+  }
   // Exit 6.
   Status open_solver();
-  const Cusolver& solver() const { return *solver_; }
-  cusolverDnHandle_t solver_handle() const { return solver_handle_; }
-  cusolverDnParams_t solver_params() const { return solver_params_; }
+  const Cusolver& solver() const {
+    return *solver_;
+  }
+  cusolverDnHandle_t solver_handle() const {
+    return solver_handle_;
+  }
+  cusolverDnParams_t solver_params() const {
+    return solver_params_;
+  }
 
   // A product of one shape, kind and alignment, with the algorithm that the library's rule gives it.
   struct Plan {
@@ -89,7 +103,9 @@ class Libraries {
     cublasLtMatmulAlgo_t algorithm{};
   };
   using PlanKey = std::array<int64_t, 14>;
-  std::map<PlanKey, Plan>& plans() { return plans_; }
+  std::map<PlanKey, Plan>& plans() {
+    return plans_;
+  }
   void forget_plans();
   // Nothing will be closed: the process ends, and the libraries' own objects are gone already.
   void abandon();

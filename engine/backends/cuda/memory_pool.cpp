@@ -6,6 +6,8 @@
 
 #include <fmt/core.h>
 
+#include "engine/core/text.h"
+
 namespace pare::cuda {
 namespace {
 
@@ -16,13 +18,15 @@ bool fails_in_a_test() {
 }
 
 Error out_of_memory(int index, size_t bytes, const MemoryUse& use, const char* why) {
-  return Error{.exit = Exit::resource,
-               .rule = "RL01",
-               .path = "cuda:" + std::to_string(index),
-               .where = {},
-               .what = "out of device memory",
-               .got = fmt::format("{} bytes more than the {} in use ({})", bytes, use.held_bytes, why),
-               .limit = fmt::format("{} bytes", use.ceiling_bytes)};
+  return Error{
+      .exit = Exit::resource,
+      .rule = "RL01",
+      .path = "cuda:" + std::to_string(index),
+      .where = {},
+      .what = fmt::format("out of device memory ({}); raise --max-vram, or free memory on the card", why),
+      .got = fmt::format("{} beside {} in use", format_bytes(bytes), format_bytes(use.held_bytes)),
+      .limit = format_bytes(use.ceiling_bytes),
+      .limit_label = "ceiling"};
 }
 
 }  // namespace
@@ -59,7 +63,8 @@ Result<std::unique_ptr<MemoryPool>> MemoryPool::open(int index, cudaStream_t str
                  .got = cudaGetErrorName(status),
                  .limit = {}};
   }
-  state->use.ceiling_bytes = ceiling > 0 ? ceiling : free_bytes;
+  // Modules, graphs and the handles of libraries take memory too, past this pool.
+  state->use.ceiling_bytes = ceiling > 0 ? ceiling : free_bytes - free_bytes / 20;
   return std::unique_ptr<MemoryPool>(new MemoryPool(std::move(state)));
 }
 

@@ -16,7 +16,7 @@ bool built_with_cuda() {
 
 Result<std::unique_ptr<Backend>> make_cuda_backend(int index, const CudaOptions&) {
   return Error{.exit = Exit::unsupported,
-               .rule = "CU01",
+               .rule = "CL11",
                .path = "cuda:" + std::to_string(index),
                .where = {},
                .what = "this build has no CUDA",
@@ -27,6 +27,12 @@ Result<std::unique_ptr<Backend>> make_cuda_backend(int index, const CudaOptions&
 namespace cuda {
 
 MemoryUse memory_use(const Backend&) {
+  return {};
+}
+Status open_libraries(Backend&) {
+  return {};
+}
+std::string describe_libraries() {
   return {};
 }
 void fail_allocation(int64_t) {}

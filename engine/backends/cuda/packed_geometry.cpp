@@ -17,6 +17,7 @@ constexpr int kWarps = 8;
 constexpr size_t kMostInputBytes = 64 * 1024;
 constexpr int kMostBlocksPerMultiprocessor = 4;
 constexpr int kLaneBytes = 128;  // of a row of inputs per block of 64 columns
+constexpr int kSumFloats = 128;  // of a stripe, per row of inputs
 
 }  // namespace
 
@@ -56,7 +57,6 @@ StripeGeometry stripe_geometry(const DeviceShape& device, int64_t m, int tiles, 
               "[packed_fragments] {} rows, {} tiles", m, tiles);
   constexpr int kTilesTogether = 8;
   constexpr int kLeastStages = 4;  // of a run, or filling the pipeline would be most of its time
-  constexpr int kSumFloats = 128;  // per row of inputs
   StripeGeometry g{};
   // A multiprocessor of 100 KiB (8.6, 8.9) has no room for a ring with 64 rows of inputs.
   constexpr size_t kWideRing = 104 * 1024;
@@ -75,6 +75,22 @@ StripeGeometry stripe_geometry(const DeviceShape& device, int64_t m, int tiles, 
         size_t(g.column_groups) * size_t(2 * g.runs) * size_t(g.columns) * kSumFloats * sizeof(float);
   }
   return g;
+}
+
+size_t most_vector_sums(int64_t m, int tiles, int blocks) {
+  if (m > 16) return 0;
+  constexpr int kLongestChunk = 4, kMostTogether = 2 * kWarps;
+  const int most_blocks =
+      std::max(1, int(kMostInputBytes / size_t(m) / kLaneBytes) / kLongestChunk * kLongestChunk);
+  return size_t(ceil_div(blocks, most_blocks)) * size_t(tiles + kMostTogether) * 16 * size_t(m) *
+         sizeof(float);
+}
+
+size_t most_stripe_sums(const DeviceShape& device, int64_t m) {
+  const int64_t groups = (m + 31) / 32;  // of 32 rows at least
+  const int64_t runs = std::max<int64_t>(groups, 2 * device.multiprocessors);
+  constexpr size_t kMostColumns = 64;
+  return size_t(2 * runs) * kMostColumns * kSumFloats * sizeof(float);
 }
 
 }  // namespace pare::cuda

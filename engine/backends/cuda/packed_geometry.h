@@ -52,6 +52,9 @@ struct StripeGeometry {
     return 2 * run + (run * per_run <= group * stages ? 1 : 0);
   }
 };
+// What partial sums take at most, whatever the number of blocks of columns (up to `blocks`) and the format.
+size_t most_vector_sums(int64_t m, int tiles, int blocks);  // 0 for m > 16
+size_t most_stripe_sums(const DeviceShape& device, int64_t m);
 StripeGeometry stripe_geometry(const DeviceShape& device, int64_t m, int tiles, int blocks);
 constexpr int64_t kMostStripeRows = 512;  // more column groups than that have no counters
 

@@ -1,6 +1,7 @@
 // prepack, unpack and packed_matmul: which layout, which kernel, whose workspace.
 #include "engine/backends/cuda/packed_matmul.h"
 
+#include <algorithm>
 #include <cstring>
 #include <vector>
 
@@ -71,6 +72,31 @@ constexpr size_t kAlign = 256;
 size_t dense_bytes(const PackedMatrix& weight, MathMode math) {
   const size_t bytes = size_t(weight.out) * size_t(weight.in) * (math == MathMode::f32 ? 4 : 2);
   return (bytes + kAlign - 1) / kAlign * kAlign;
+}
+
+// Of a weight that is not loaded yet, for any form that it may get: codes in the order of the columns or by
+// group, or, of a sparse one, expanded or for sparse tensor cores.
+size_t planned_workspace_bytes(const CudaBackend& backend, const PackedMatrix& weight, int64_t m) {
+  const Context& context = backend.context();
+  const QuantScheme& scheme = weight.scheme;
+  const size_t bytes =
+      std::max(dense_bytes(weight, context.math()) + backend.matmul_workspace_bytes(m, weight.out, weight.in),
+               planned_sparse_workspace_bytes(m, weight.in));
+  if (m > kMostStripeRows || weight.out == 0 || weight.in == 0) return bytes;
+  int64_t columns = weight.in;
+  if (scheme.granularity == QuantScheme::Granularity::group) {
+    // Each group begins anew, one with more members than its size is several, and a few are empty at the end.
+    const int64_t width = (scheme.group_size + kStepColumns - 1) / kStepColumns * kStepColumns;
+    columns = (2 * scheme.groups(weight.in) + kBlockColumns / kStepColumns) * width;
+  }
+  const DeviceShape shape{.multiprocessors = context.multiprocessors(),
+                          .shared_per_multiprocessor = context.properties().sharedMemPerMultiprocessor};
+  const auto tiles = int((weight.out + kTileRows - 1) / kTileRows);
+  const auto blocks = int((columns + kBlockColumns - 1) / kBlockColumns);
+  // Fewer blocks may be cut into more unfinished sums, by one run per multiprocessor at most.
+  const size_t stripes =
+      stripe_geometry(shape, m, tiles, blocks).workspace_bytes + most_stripe_sums(shape, m);
+  return std::max({bytes, stripes, most_vector_sums(m, tiles, blocks)});
 }
 
 }  // namespace
@@ -152,6 +178,7 @@ size_t CudaBackend::packed_matmul_workspace_bytes(const PackedMatrix& weight, in
   if (is_int8_layout(weight.layout) || (weight.activation && !weight.defined()))
     return int8_matmul_workspace_bytes(weight, m);
   if (is_sparse_layout(weight.layout)) return sparse_matmul_workspace_bytes(*this, weight, m);
+  if (!weight.defined()) return planned_workspace_bytes(*this, weight, m);
   const MathMode math = context_->math();
   switch (choose_packed_kernel(problem_of(weight, m, math)).kind) {
     case PackedKernel::Kind::floats:

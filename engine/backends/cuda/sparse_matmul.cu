@@ -68,6 +68,10 @@ size_t sparse_matmul_workspace_bytes(const CudaBackend& backend, const PackedMat
   return dense_bytes(math, weight) + backend.matmul_workspace_bytes(m, weight.out, weight.in);
 }
 
+size_t planned_sparse_workspace_bytes(int64_t m, int64_t k) {
+  return of_four_mma_workspace_bytes(m, k);
+}
+
 void sparse_matmul(CudaBackend& backend, const PackedMatmulArgs& a) {
   Context& context = backend.context();
   const SparseForm form = sparse_form(*a.weight);

@@ -10,6 +10,8 @@
 namespace pare::cuda {
 
 size_t sparse_matmul_workspace_bytes(const CudaBackend& backend, const PackedMatrix& weight, int64_t m);
+// Of any sparse form that is not expanded.
+size_t planned_sparse_workspace_bytes(int64_t m, int64_t k);
 void sparse_matmul(CudaBackend& backend, const PackedMatmulArgs& a);
 
 }  // namespace pare::cuda

@@ -65,11 +65,15 @@ TEST(CudaLibraries, WithoutMemoryForTheWorkspaceThereIsNoProduct) {
 }
 
 TEST(CudaLibraries, OpenWithTheBackendWhenAsked) {
-  EXPECT_TRUE(make_cuda_backend(0, {.max_bytes = 4096}).has_value());
-  const auto refused = make_cuda_backend(0, {.max_bytes = 4096, .opens_libraries = true});
+  const auto narrow = make_cuda_backend(0, {.max_bytes = 4096}), wide = make_cuda_backend(0, {});
+  ASSERT_TRUE(narrow.has_value());
+  ASSERT_TRUE(wide.has_value());
+  const Status refused = cuda::open_libraries(**narrow);
   ASSERT_FALSE(refused.has_value());
   EXPECT_EQ(refused.error().exit, Exit::resource);
-  EXPECT_TRUE(make_cuda_backend(0, {.opens_libraries = true}).has_value());
+  EXPECT_TRUE(cuda::open_libraries(**wide).has_value());
+  EXPECT_NE((*wide)->description().find(cuda::describe_libraries()), std::string::npos);
+  EXPECT_EQ(cuda::describe_libraries().find("no "), std::string::npos);
 }
 
 TEST(CudaLibraries, EveryAllocationOfASolverMayFail) {
