@@ -81,6 +81,21 @@ TEST(CommandLine, CL11DevicesAreNeverReplaced) {
   EXPECT_FALSE(std::filesystem::exists(out));
 }
 
+TEST(CommandLine, CL13OptionsOfAGpuNeedOne) {
+  expect_error(pare({"run", sample(), "-p", "x", "--max-vram", "8GB"}), 2, {"--max-vram", "--device cuda"});
+  expect_error(pare({"run", sample(), "-p", "x", "--gpu-math", "f32"}), 2, {"--gpu-math", "--device cuda"});
+  expect_error(pare({"run", sample(), "-p", "x", "--device", "cuda", "--max-vram", "some"}), 2,
+               {"--max-vram", "some"});
+  // What is wrong with options is said before a device is opened.
+  expect_error(pare({"quantize", sample(), "-o", temporary_folder() + "/out.pare", "--device", "cuda:1000",
+                     "--scheme", "nonsense"}),
+               2, {"--scheme", "nonsense"});
+  expect_error(
+      pare({"finetune", sample(), "--data", source_path("samples/text/sample.txt"), "--steps",
+            "1", "--device", "cuda:1000", "--compute", "f32", "-o", temporary_folder() + "/student"}),
+      2, {"--compute", "--gpu-math f32"});
+}
+
 TEST(CommandLine, CL14MalformedVariable) {
   expect_error(pare({"doctor"}, {.environment = {{"PARE_CPU_PROFILE", "fast"}}}), 2,
                {"PARE_CPU_PROFILE", "fast"});
