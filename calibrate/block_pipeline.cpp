@@ -12,6 +12,7 @@
 #include "engine/core/memory.h"
 #include "engine/core/text.h"
 #include "engine/models/expert_slots.h"
+#include "engine/tensor/scale_search.h"
 #include "engine/tensor/transfer.h"
 
 namespace pare {
@@ -100,8 +101,10 @@ uint64_t pipeline_device_bytes(const Model& model, int64_t context, bool origina
   const uint64_t widest = uint64_t(widest_site(model.config()));
   // H, its factor and two matrices of doubles while it is factored; the cross moment.
   const uint64_t statistics = widest * widest * (4 + 4 + 16 + (original_stream ? 4 : 0));
-  // Of the matrix that is solved: itself, plain and swept values, in both orders, and codes.
-  return workspace_bytes(model, context) + statistics + largest_matrix * 7 +
+  // Of the matrix that is solved: itself, plain and swept values, in both orders, and codes. Of one whose
+  // scales are searched: itself, the errors of several scales, and a part of it for their sums.
+  const uint64_t matrices = std::max<uint64_t>(7, uint64_t(kScalesAtOnce) + 2);
+  return workspace_bytes(model, context) + statistics + largest_matrix * matrices +
          largest_block * (original_stream ? 2 : 1) + (uint64_t(64) << 20);
 }
 
@@ -461,7 +464,11 @@ Status BlockPipeline::run_block(int index, Step& step) {
   if (has_survey) {
     PARE_CHECK(survey(
         index, [&](Site site) { return step.survey(index, site); }, before));
-    for (auto& [site, statistics] : before) PARE_CHECK(hand_over(step, statistics.second_moment));
+    if (!step.takes_device_surveys()) {
+      for (auto& [site, statistics] : before) {
+        PARE_TRY(statistics.second_moment, moved(statistics.second_moment, Device::cpu()));
+      }
+    }
   }
   PARE_CHECK(step.edit(edit, before));
   PARE_CHECK(fit_workspace());

@@ -197,6 +197,15 @@ TEST_F(DevicePipeline, OtherMethodsRunTheirPassesThere) {
   }
 }
 
+// Also where the rest of the method wants its moments on the host.
+TEST_F(DevicePipeline, ScalesAreSearchedThereForEveryMethod) {
+  QuantizeJob job = tiny_job(source_, "smoothquant", "int4-g8-asym");
+  job.options.repair_rank = 2;
+  const JobOutcome device = run_job(on_gpu(job), "device");
+  ASSERT_FALSE(device.error) << format_error(*device.error);
+  expect_same_scales(device, run_job(job, "host"));
+}
+
 std::string bytes_of(const MemorySink& sink) {
   std::string bytes;
   for (const auto& [name, data] : sink.weights) {
