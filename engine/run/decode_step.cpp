@@ -66,21 +66,13 @@ Status DecodeStep::allocate() {
   const ModelConfig& config = model.config();
   const Device device = model.device();
   int64_t qkv = 0, mixed = 0, inner = 0, counters = 0;
-  size_t attention = 0, scratch = 0;
+  size_t scratch = 0;
   for (int i = 0; i < int(config.block_count()); ++i) {
     const BlockConfig& shape = config.blocks[size_t(i)];
     qkv = std::max(qkv, qkv_columns(shape));
     mixed = std::max(mixed, query_columns(shape));
     inner = std::max(inner, shape.intermediate_size);
     counters = std::max(counters, decode_counters(shape.heads, shape.kv_heads));
-    DecodeAttentionArgs args{};
-    args.rows = sequences;
-    args.heads = shape.heads;
-    args.kv_heads = shape.kv_heads;
-    args.head_dim = shape.head_dim;
-    args.longest = cache.capacity();
-    args.cache = cache_of(i);
-    attention = std::max(attention, decoding.attention_workspace_bytes(args));
   }
   // A kernel for few rows may ask for more than one for many.
   for (int64_t rows = 1; rows < 2 * sequences; rows *= 2) {
@@ -113,7 +105,6 @@ Status DecodeStep::allocate() {
   PARE_TRY(logits, floats(config.vocabulary_size));
   PARE_TRY(counters_, Tensor::allocate(DType::i32, {counters}, device));
   backend_for(device).zero(counters_.mutable_raw(), counters_.size_bytes());
-  PARE_TRY(attention_workspace_, Tensor::allocate(DType::u8, {int64_t(attention)}, device));
   PARE_TRY(workspace_, Workspace::reserve(scratch, device));
   return {};
 }
@@ -321,8 +312,7 @@ void DecodeStep::attend(int block, int64_t rows, int64_t longest) {
                       .longest = longest,
                       .scale = attention.scale,
                       .softcap = attention.softcap,
-                      .window = shape.sliding_window,
-                      .workspace = attention_workspace_.mutable_raw()});
+                      .window = shape.sliding_window});
   if (is_fused(block, Part::output, rows)) {
     decoding.product({.in = rows_of(mixed),
                       .matrix = matrix_of(attention.output),

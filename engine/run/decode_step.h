@@ -57,7 +57,7 @@ struct DecodeStep {
   DecodeHeadsArgs heads_of(int block, int64_t rows) const;
   DecodeCache cache_of(int block) const;
 
-  Tensor hidden_, qkv_, mixed_, inner_, gate_, counters_, attention_workspace_;
+  Tensor hidden_, qkv_, mixed_, inner_, gate_, counters_;
   Workspace workspace_;  // of operations that are not fused
   mutable std::map<int64_t, std::vector<std::string>> reasons_;
 };

@@ -105,7 +105,6 @@ struct DecodeAttentionArgs {
   int64_t longest;  // no position is beyond longest - 1; <= capacity
   float scale, softcap;
   int64_t window;
-  void* workspace;  // attention_workspace_bytes() bytes, 256-byte aligned
 };
 
 // out[r, n] (+)= f(norm(x) * W^T + bias)
@@ -187,8 +186,6 @@ class DecodeBackend {
   // Why products of `rows` rows with these matrices (of the same in) are not fused; empty: they are. All rows
   // of `x` are then normalised and multiplied in one kernel.
   virtual std::string why_not_fused(const DecodeMatrix* matrices, int count, int64_t rows) const = 0;
-  // Why attention over such a cache is not offered; empty: it is.
-  virtual std::string why_no_attention(const DecodeAttentionArgs&) const = 0;
 
   virtual void embed(const DecodeEmbedArgs&) = 0;
   virtual void heads(const DecodeHeadsArgs&) = 0;  // any number of rows
@@ -198,7 +195,6 @@ class DecodeBackend {
   virtual void gated(const DecodeGatedArgs&) = 0;
   virtual void choose(const DecodeChooseArgs&) = 0;  // any number of rows
 
-  virtual size_t attention_workspace_bytes(const DecodeAttentionArgs&) const = 0;
   virtual size_t choose_workspace_bytes(int64_t rows, int64_t columns) const = 0;
 
   // Between these, operations of this backend and of its Backend are recorded instead of run. Every operation

@@ -6,9 +6,14 @@
 
 #include <fmt/core.h>
 
+#include "engine/backends/cuda/device_check.h"
 #include "engine/backends/cuda/device_info.h"
 #include "engine/backends/cuda/libraries.h"
 #include "engine/backends/cuda/memory_pool.h"
+
+#ifndef PARE_CUDA_ARCHITECTURES
+#define PARE_CUDA_ARCHITECTURES "those of the emulator"
+#endif
 
 namespace pare::cuda {
 namespace {
@@ -68,6 +73,15 @@ Result<std::unique_ptr<Context>> Context::open(int index, const CudaOptions& opt
   if (status != cudaSuccess) {
     cudaGetLastError();
     return device_error(index, "device does not answer", cudaGetErrorName(status));
+  }
+  status = run_empty_kernel(context->stream_);
+  if (status != cudaSuccess) {
+    cudaGetLastError();
+    return device_error(
+        index, "this build has no code that the GPU runs",
+        fmt::format("{}, compute capability {}.{}: {}", context->properties_.name, context->properties_.major,
+                    context->properties_.minor, cudaGetErrorName(status)),
+        "an architecture of PARE_CUDA_ARCHITECTURES, " PARE_CUDA_ARCHITECTURES);
   }
   PARE_TRY(context->pool_, MemoryPool::open(index, context->stream_, options.max_bytes));
   context->libraries_ = std::make_unique<Libraries>(*context);

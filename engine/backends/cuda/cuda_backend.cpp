@@ -5,10 +5,12 @@
 #include "engine/backends/cuda/backend_class.h"
 #include "engine/backends/cuda/libraries.h"
 #include "engine/backends/cuda/memory_pool.h"
+#include "engine/backends/cuda/packed_table.h"
 
 namespace pare {
 
 Result<std::unique_ptr<Backend>> make_cuda_backend(int index, const CudaOptions& options) {
+  PARE_CHECK(cuda::force_requested_kernel());
   PARE_TRY(std::unique_ptr<cuda::Context> context, cuda::Context::open(index, options));
   return std::unique_ptr<Backend>(std::make_unique<cuda::CudaBackend>(std::move(context)));
 }

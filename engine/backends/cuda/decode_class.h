@@ -16,7 +16,6 @@ class CudaDecode final : public DecodeBackend {
   ~CudaDecode() override;
 
   std::string why_not_fused(const DecodeMatrix* matrices, int count, int64_t rows) const override;
-  std::string why_no_attention(const DecodeAttentionArgs& a) const override;
 
   void embed(const DecodeEmbedArgs& a) override;  // decode_heads.cu
   void heads(const DecodeHeadsArgs& a) override;
@@ -26,7 +25,6 @@ class CudaDecode final : public DecodeBackend {
   void gated(const DecodeGatedArgs& a) override;
   void choose(const DecodeChooseArgs& a) override;  // decode_choose.cu
 
-  size_t attention_workspace_bytes(const DecodeAttentionArgs& a) const override;
   size_t choose_workspace_bytes(int64_t rows, int64_t columns) const override;
 
   Status begin_capture() override;  // decode_graph.cpp

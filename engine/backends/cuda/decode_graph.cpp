@@ -88,14 +88,7 @@ CudaDecode::~CudaDecode() {
   }
 }
 
-std::string CudaDecode::why_no_attention(const DecodeAttentionArgs&) const {
-  return {};
-}
-
-size_t CudaDecode::attention_workspace_bytes(const DecodeAttentionArgs&) const {
-  return 0;  // scratch of the context; a recording keeps it
-}
-
+// Partial results go to the scratch of the context; a recording keeps it.
 void CudaDecode::attention(const DecodeAttentionArgs& a) {
   attention_decode(
       context_,

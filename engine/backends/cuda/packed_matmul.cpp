@@ -198,7 +198,9 @@ void CudaBackend::packed_matmul(const PackedMatmulArgs& a) {
   if (is_sparse_layout(a.weight->layout)) return sparse_matmul(*this, a);
   const MathMode math = context_->math();
   const PackedProduct product = packed_product(a);
-  switch (choose_packed_kernel(problem_of(*a.weight, a.m, math)).kind) {
+  const PackedProblem problem = problem_of(*a.weight, a.m, math);
+  log_choice(problem);
+  switch (choose_packed_kernel(problem).kind) {
     case PackedKernel::Kind::floats:
       return packed_floats(*context_, product);
     case PackedKernel::Kind::vector:

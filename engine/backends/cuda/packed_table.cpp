@@ -3,11 +3,16 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <cstdlib>
+#include <mutex>
+#include <set>
 
 #include <fmt/core.h>
 
 #include "engine/backends/cuda/packed_geometry.h"
 #include "engine/core/assert.h"
+#include "engine/core/log.h"
+#include "engine/core/text.h"
 
 namespace pare::cuda {
 namespace {
@@ -66,6 +71,36 @@ const PackedKernel& choose_packed_kernel(const PackedProblem& problem) {
 std::string describe_choice(const PackedProblem& problem) {
   return fmt::format("{} for {} bits, [{}, {}] x [{}, {}]", choose_packed_kernel(problem).name, problem.bits,
                      problem.m, problem.k, problem.k, problem.n);
+}
+
+void log_choice(const PackedProblem& problem) {
+  if (log_level() != LogLevel::debug) return;
+  static std::mutex mutex;
+  static std::set<std::string> said;
+  const std::lock_guard lock(mutex);
+  std::string text = describe_choice(problem);
+  if (said.insert(text).second) log_debug(text);
+}
+
+Status force_requested_kernel() {
+  const char* value = std::getenv("PARE_CUDA_KERNEL");
+  if (value == nullptr) return {};
+  const auto found = std::ranges::find(kKernels, std::string_view(value), &PackedKernel::name);
+  if (found == kKernels.end()) {
+    std::string names;
+    for (const PackedKernel& kernel : kKernels)
+      names += (names.empty() ? "" : ", ") + std::string(kernel.name);
+    return Error{.exit = Exit::usage,
+                 .rule = "CL14",
+                 .path = "PARE_CUDA_KERNEL",
+                 .where = {},
+                 .what = "not a kernel for low-bit products",
+                 .got = quote(value),
+                 .limit = names,
+                 .limit_label = "expected"};
+  }
+  forced.store(&*found);
+  return {};
 }
 
 void force_packed_kernel(std::string_view name) {

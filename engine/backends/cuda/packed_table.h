@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "engine/backends/cuda/math_mode.h"
+#include "engine/core/result.h"
 
 namespace pare::cuda {
 
@@ -29,9 +30,13 @@ struct PackedKernel {
 std::span<const PackedKernel> packed_kernels();
 // The forced one where it can run the problem, else the first that is best.
 const PackedKernel& choose_packed_kernel(const PackedProblem& problem);
+// Says with -vv which kernel was chosen, once for each kind of problem.
+void log_choice(const PackedProblem& problem);
 // "packed_vector for 4 bits, [1, 4096] x [4096, 14336]", for logs and benchmarks.
 std::string describe_choice(const PackedProblem& problem);
 
+// The kernel that PARE_CUDA_KERNEL names, if it is set. Exit 2 (CL14) for a name that is none.
+Status force_requested_kernel();
 // For tests and benchmarks: products take kernel `name` from now on, as far as it can run them. Empty: by the
 // table again. Asserts that there is such a kernel.
 void force_packed_kernel(std::string_view name);

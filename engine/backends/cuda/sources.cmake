@@ -29,6 +29,7 @@ set(PARE_CUDA_SOURCES
   decode_product.cpp
   decode_product_codes.cu
   decode_product_dense.cu
+  device_check.cu
   device_info.cu
   device_parts.cpp
   embedding.cu

@@ -17,7 +17,6 @@ class ReferenceDecode final : public DecodeBackend {
   ~ReferenceDecode() override;
 
   std::string why_not_fused(const DecodeMatrix* matrices, int count, int64_t rows) const override;
-  std::string why_no_attention(const DecodeAttentionArgs&) const override { return {}; }
 
   void embed(const DecodeEmbedArgs& a) override;
   void heads(const DecodeHeadsArgs& a) override;
@@ -27,7 +26,6 @@ class ReferenceDecode final : public DecodeBackend {
   void gated(const DecodeGatedArgs& a) override;
   void choose(const DecodeChooseArgs& a) override;
 
-  size_t attention_workspace_bytes(const DecodeAttentionArgs&) const override { return 0; }
   size_t choose_workspace_bytes(int64_t, int64_t) const override { return 0; }
 
   Status begin_capture() override;

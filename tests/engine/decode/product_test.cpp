@@ -82,8 +82,8 @@ TEST_P(FusedProduct, ExactOnWholeNumbers) {
   }
 }
 
-// Both operands of a product are rounded to 2^-9: by Cauchy-Schwarz |error| <= 2^-8 |x| |w|, and the rest of
-// the arithmetic is far below that.
+// Both operands of a product are off by at most 2^-8, so by Cauchy-Schwarz |error| <= 2^-7 |x| |w|. Random ones
+// stay far below half of that, and so does the rest of the arithmetic.
 double bound(const TwinMatrix& matrix, double x_norm, int64_t n) {
   return 0x1p-8 * x_norm * matrix.row_norms[size_t(n)] + 1e-5;
 }

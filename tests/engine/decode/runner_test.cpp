@@ -297,8 +297,9 @@ TEST(RecordedStep, SaysWhatItDoesNotDo) {
   EXPECT_EQ(DecodeRunner::why_not(*model, 641), "rotary frequencies depend on the length of the sequence");
 }
 
-// Through a session: the ids of the host's sampler and those of the device are the same.
-TEST(RecordedSession, SamplesLikeTheHost) {
+// Through a session: the best ids are the host's; drawn ones are the same for a seed, and others for another
+// (that the same logits give the host's draws is tested with the operation itself).
+TEST(RecordedSession, GreedyAsTheHostAndDrawnBySeed) {
   test::gpu();
   for (const SamplerOptions& sampler :
        {SamplerOptions{},
@@ -313,10 +314,18 @@ TEST(RecordedSession, SamplesLikeTheHost) {
       EXPECT_EQ(result.is_recorded, device == Device::cuda(0));
       ids.push_back(result.ids);
     }
+    EXPECT_EQ(ids[0].size(), 6u);
     if (sampler.temperature == 0.0) {
       EXPECT_EQ(ids[0], ids[1]);
+      continue;
     }
-    EXPECT_EQ(ids[0].size(), 6u);
+    for (const uint64_t seed : {sampler.seed, sampler.seed + 1}) {
+      GenerateOptions again = options;
+      again.sampler.seed = seed;
+      auto session = checked(Session::open(source_of("llama"), nullptr, Device::cuda(0), 64));
+      const auto drawn = checked(session->generate(prompt_of(6, 8), again, {})).ids;
+      EXPECT_EQ(drawn == ids[0], seed == sampler.seed) << seed;
+    }
   }
 }
 

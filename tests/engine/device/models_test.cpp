@@ -19,7 +19,7 @@ namespace {
 
 using test::checked;
 
-// ||a - b|| / ||b||. What bf16 products are judged by: every operand is rounded to 2^-9, which in models of
+// ||a - b|| / ||b||. What bf16 products are judged by: every operand is off by up to 2^-8, which in models of
 // random weights moves single logits much further than their norm.
 double norm_error(const Tensor& a, const Tensor& b) {
   double difference = 0.0, norm = 0.0;
@@ -70,6 +70,10 @@ TEST_P(OnDevice, EqualsHuggingFace) {
       std::span(want).first(golden.prompt),
       {.max_new_tokens = int64_t(count), .sampler = {}, .stop = {}, .stop_at_eos = false}, {}));
   ASSERT_EQ(result.ids.size(), count);
+  // Rounded products may part ways later; a router may take another expert at once.
+  if (golden.bf16_error < 0.05) {
+    EXPECT_EQ(result.ids[0], want[golden.prompt]);
+  }
   if (math == cuda::MathMode::f32) {
     EXPECT_EQ(result.ids, std::vector<int32_t>(want.begin() + std::ptrdiff_t(golden.prompt),
                                                want.begin() + std::ptrdiff_t(golden.prompt + count)));

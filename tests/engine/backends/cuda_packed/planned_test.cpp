@@ -1,7 +1,10 @@
 // Workspace for weights that are not loaded yet: enough for whatever form they get.
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+
 #include "engine/backends/cuda/cuda_backend.h"
+#include "engine/backends/cuda/packed_table.h"
 #include "engine/tensor/sparse_tensor.h"
 #include "tests/engine/backends/cuda_packed/packed_support.h"
 
@@ -45,6 +48,21 @@ TEST(CudaPlannedWeights, HaveRoomForEveryLayout) {
       }
     }
   }
+}
+
+TEST(CudaKernelChoice, AVariableForcesIt) {
+  const cuda::PackedProblem one{.m = 1, .n = 64, .k = 64, .bits = 4, .math = cuda::MathMode::bf16};
+  EXPECT_EQ(cuda::choose_packed_kernel(one).name, "packed_vector");
+  ASSERT_EQ(setenv("PARE_CUDA_KERNEL", "packed_dense", 1), 0);
+  EXPECT_TRUE(make_cuda_backend(0, {}).has_value());
+  EXPECT_EQ(cuda::choose_packed_kernel(one).name, "packed_dense");
+  ASSERT_EQ(setenv("PARE_CUDA_KERNEL", "packed_magic", 1), 0);
+  const auto refused = make_cuda_backend(0, {});
+  ASSERT_EQ(unsetenv("PARE_CUDA_KERNEL"), 0);
+  cuda::force_packed_kernel("");
+  ASSERT_FALSE(refused.has_value());
+  EXPECT_EQ(refused.error().exit, Exit::usage);
+  EXPECT_NE(refused.error().limit.find("packed_vector"), std::string::npos);
 }
 
 TEST(CudaPlannedWeights, HaveRoomForSparseForms) {
