@@ -206,6 +206,27 @@ TEST_F(DevicePipeline, ScalesAreSearchedThereForEveryMethod) {
   expect_same_scales(device, run_job(job, "host"));
 }
 
+// What no kernel knows is searched on the host: told once, and noted with every matrix.
+TEST_F(DevicePipeline, SearchesOnTheHostAreTold) {
+  QuantizeJob job = tiny_job(source_, "awq", "nf4-g8");
+  job.options.awq.steps = 2;
+  testing::internal::CaptureStderr();
+  const JobOutcome outcome = run_job(on_gpu(job), "device");
+  const std::string said = testing::internal::GetCapturedStderr();
+  ASSERT_FALSE(outcome.error) << format_error(*outcome.error);
+  const size_t first = said.find("scales are searched on the host: nf4-g8");
+  ASSERT_NE(first, std::string::npos) << said;
+  EXPECT_EQ(said.find("searched on the host", first + 30), std::string::npos) << said;
+  int noted = 0;
+  for (const TensorRecord& record : outcome.manifest.tensors) {
+    const Json* search = record.extra.find("scale_search");
+    if (search == nullptr || search->find("loss_ratio") == nullptr) continue;
+    EXPECT_EQ(search->find("searched_on")->as_string(), "cpu");
+    ++noted;
+  }
+  EXPECT_GT(noted, 0);
+}
+
 std::string bytes_of(const MemorySink& sink) {
   std::string bytes;
   for (const auto& [name, data] : sink.weights) {
