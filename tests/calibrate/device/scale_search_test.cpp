@@ -13,6 +13,7 @@
 #include "tests/quantize/problem.h"
 #ifndef PARE_TEST_GPU
 #include "cuda_emulator/simt.h"
+#include "cuda_runtime.h"
 #endif
 
 namespace pare::test {
@@ -175,6 +176,20 @@ TEST_F(DeviceScaleSearch, CandidatesThatOverflowLose) {
 }
 
 #ifndef PARE_TEST_GPU
+// Matrix, scales and importance go there and the losses come back, however many candidates there are.
+TEST_F(DeviceScaleSearch, NothingWaitsForACandidate) {
+  const Problem p = problem("int4-g32-asym", 64);
+  const QuantizeOptions options = options_of(p);
+  const Tensor moment = there(p.moment);
+  for (const int64_t candidates : {1, 9}) {
+    ScaleLosses losses(moment, options);
+    const int64_t before = emulator::counts().copies;
+    const std::vector<float> scales = some_scales(candidates, 64);
+    ASSERT_TRUE(losses.of(p.linears[0].weight, p.linears[0].scheme, scales, "w").has_value());
+    EXPECT_EQ(emulator::counts().copies - before, 4) << candidates;
+  }
+}
+
 TEST_F(DeviceScaleSearch, TheOrderOfThreadsChangesNoBit) {
   for (const Scheme& scheme : {kSchemes[1], kSchemes[6]}) {
     const Problem p = problem(scheme.text, scheme.in);
