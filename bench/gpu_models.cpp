@@ -7,6 +7,7 @@
 #include <map>
 #include <utility>
 
+#include "bench/model_case.h"
 #include "engine/core/hash.h"
 #include "engine/core/limits.h"
 #include "engine/core/parallel.h"
@@ -15,6 +16,7 @@
 #include "engine/models/weight_sink.h"
 #include "engine/tensor/float_formats.h"
 #include "formats/create_model.h"
+#include "gpu_shapes.h"  // of the build folder
 
 namespace pare::bench {
 namespace {
@@ -23,17 +25,25 @@ constexpr int64_t kPiece = int64_t{1} << 16;  // words of 64 bits
 constexpr float kDeviation = 0.02f;
 
 struct MadeShape {
-  const char* name;
-  int hidden, intermediate, blocks, heads, kv_heads, head_dim, vocabulary, positions;
+  std::string name;
+  int64_t hidden, intermediate, blocks, heads, kv_heads, head_dim, vocabulary, positions;
   bool tied;
 };
-constexpr MadeShape kShapes[] = {{"8B", 4096, 14336, 32, 32, 8, 128, 128256, 8192, false},
-                                 {"1B", 2048, 8192, 16, 32, 8, 64, 128256, 8192, true},
-                                 {"355M", 1024, 2752, 24, 16, 16, 64, 50257, 2048, true},
-                                 {"135M", 576, 1536, 30, 9, 3, 64, 49152, 8192, true},
-                                 {"124M", 768, 2048, 12, 12, 12, 64, 50257, 2048, true},
-                                 {"head8B", 4096, 256, 1, 32, 8, 128, 128256, 8192, false},
-                                 {"tiny", 128, 256, 2, 4, 2, 32, 512, 1024, false}};
+
+// Those of gpu_shapes.json, which the scripts read too.
+const std::vector<MadeShape>& shapes() {
+  static const std::vector<MadeShape> list = [] {
+    std::vector<MadeShape> read;
+    const Json json =
+        require(parse_json(kShapesJson, "gpu_shapes.json", {.max_bytes = limits::kConfigBytes}));
+    for (const auto& [name, sizes] : json.members()) {
+      const auto at = [&](size_t i) { return sizes[i].as_int(); };
+      read.push_back({name, at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7), sizes[8].as_bool()});
+    }
+    return read;
+  }();
+  return list;
+}
 
 std::string config_of(const MadeShape& s) {
   return fmt::format(
@@ -205,14 +215,14 @@ class MadeSource final : public WeightSource {
 const std::vector<std::string>& made_shapes() {
   static const std::vector<std::string> names = [] {
     std::vector<std::string> list;
-    for (const MadeShape& shape : kShapes) list.push_back(shape.name);
+    for (const MadeShape& shape : shapes()) list.push_back(shape.name);
     return list;
   }();
   return names;
 }
 
 Result<std::shared_ptr<const WeightSource>> made_model(const std::string& shape, const std::string& form) {
-  for (const MadeShape& made : kShapes)
+  for (const MadeShape& made : shapes())
     if (made.name == shape) return MadeSource::create(made, form);
   return Error{.exit = Exit::usage,
                .what = "no such shape of a made model",

@@ -14,6 +14,7 @@ import re
 import statistics
 
 HERE = pathlib.Path(__file__).resolve().parent
+LOWER_IS_BETTER = ("seconds", "loss_share", "distinct")
 
 
 def read(paths):
@@ -45,6 +46,9 @@ def joined(records):
         entry = cases.setdefault(name, {"case": name, "ours": None, "peers": {}})
         if record.get("ours"):
             entry["ours"] = record
+            entry.pop("error", None)
+            if "distinct" in record:
+                entry["distinct"] = record["distinct"]
         elif record.get("error"):
             entry["error"] = record["error"]
         if record.get("peer") and record.get("ours") and record.get("ratio_peer"):
@@ -84,7 +88,7 @@ def complete(entry, rates):
 
 def value_of(entry, goal):
     """What the goal is about; None where it was not measured."""
-    if goal["what"] in ("share", "seconds"):
+    if goal["what"] in ("share", "seconds", "distinct"):
         return entry.get(goal["what"])
     key = "loss_share" if goal["what"] == "loss_share" else "ratio"
     peers = entry["peers"]
@@ -102,7 +106,7 @@ def judged(goals, cases):
         measured = [(entry, value_of(entry, goal)) for entry in matching]
         measured = [(entry, value) for entry, value in measured if value is not None]
         for entry, value in measured:
-            lower_is_better = goal["what"] in ("seconds", "loss_share")
+            lower_is_better = goal["what"] in LOWER_IS_BETTER
             reached = value <= goal["goal"] if lower_is_better else value >= goal["goal"]
             lines.append({**goal, "case": entry["case"], "value": value, "reached": reached})
         if not measured:
@@ -116,37 +120,45 @@ def shown(seconds):
             return f"{seconds / size:.4g} {unit}"
 
 
+def report(paths, goals_path=HERE / "gpu_goals.json"):
+    """The tables as text, and {"cases", "goals", "probes"}."""
+    records = list(read(paths))
+    rates, cases = probe_rates(records), joined(records)
+    for entry in cases.values():
+        complete(entry, rates)
+    goals = judged(json.loads(pathlib.Path(goals_path).read_text(encoding="utf-8")), cases)
+    lines = ["| goal | case | measure | wanted | got | |", "|---|---|---|---:|---:|---|"]
+    for line in goals:
+        sign = "<=" if line["what"] in LOWER_IS_BETTER else ">="
+        got = "" if line["value"] is None else f"{line['value']:.3g}"
+        verdict = {True: "reached", False: "NOT reached", None: "not measured"}[line["reached"]]
+        measure = f"{line['what']} {line.get('peer', '')}".strip()
+        name = line["case"].replace("|", "\\|")
+        lines.append(f"| {line['item']} | {name} | {measure} | {sign} {line['goal']} | {got} | {verdict} |")
+    lines += ["", "| case | ours | share of limit | ratio to peer |", "|---|---:|---:|---|"]
+    for name, entry in cases.items():
+        share = f"{100 * entry['share']:.0f} % of {entry['limit']}" if entry.get("share") else ""
+        ratios = ", ".join(f"{peer['ratio']:.2f}x {who}" if "ratio" in peer else f"{who}: {peer['error']}"
+                           for who, peer in entry["peers"].items() if "ratio" in peer or peer.get("error"))
+        ours = shown(entry["seconds"]) if entry.get("seconds") else "not measured"
+        if entry.get("error"):
+            ours = "failed: " + entry["error"].replace("\n", " ").replace("|", "\\|")[-200:]
+        lines.append(f"| {name} | {ours} | {share} | {ratios} |")
+    lines += ["", "limits: " + ", ".join(f"{name} {rate:.4g}/s" for name, rate in sorted(rates.items()))]
+    return "\n".join(lines) + "\n", {"cases": list(cases.values()), "goals": goals, "probes": rates}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", nargs="+")
     parser.add_argument("--goals", default=HERE / "gpu_goals.json")
     parser.add_argument("--out")
     args = parser.parse_args()
-    records = list(read(args.results))
-    rates, cases = probe_rates(records), joined(records)
-    for entry in cases.values():
-        complete(entry, rates)
-    goals = judged(json.load(open(args.goals, encoding="utf-8")), cases)
-
-    print("| case | ours | share of limit | ratio to peer |\n|---|---:|---:|---|")
-    for name, entry in cases.items():
-        if entry["ours"] is None and not any("seconds" in peer for peer in entry["peers"].values()):
-            continue
-        share = f"{100 * entry['share']:.0f} % of {entry['limit']}" if entry.get("share") else ""
-        ratios = ", ".join(f"{peer['ratio']:.2f}x {who}" for who, peer in entry["peers"].items() if "ratio" in peer)
-        print(f"| {name} | {shown(entry['seconds']) if entry.get('seconds') else 'not measured'} | {share} | {ratios} |")
-    print("\n| goal | case | measure | wanted | got | |\n|---|---|---|---:|---:|---|")
-    for line in goals:
-        sign = "<=" if line["what"] in ("seconds", "loss_share") else ">="
-        got = "" if line["value"] is None else f"{line['value']:.3g}"
-        verdict = {True: "reached", False: "NOT reached", None: "not measured"}[line["reached"]]
-        measure = f"{line['what']} {line.get('peer', '')}".strip()
-        name = line["case"].replace("|", "\\|")
-        print(f"| {line['item']} | {name} | {measure} | {sign} {line['goal']} | {got} | {verdict} |")
-    print("\nlimits: " + ", ".join(f"{name} {rate:.4g}/s" for name, rate in sorted(rates.items())))
+    text, parts = report(args.results, args.goals)
+    print(text, end="")
     if args.out:
         with open(args.out, "w", encoding="utf-8") as out:
-            json.dump({"cases": list(cases.values()), "goals": goals, "probes": rates}, out, indent=1)
+            json.dump(parts, out, indent=1)
 
 
 if __name__ == "__main__":

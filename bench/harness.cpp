@@ -5,7 +5,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
+#include <set>
 
+#include "bench/isolated.h"
 #include "bench/model_case.h"
 #include "bench/record.h"
 #include "bench/timing.h"
@@ -36,6 +39,34 @@ Status append(const std::string& path, const std::string& line) {
   return file.publish();
 }
 
+// A case without a result, for a table to say so.
+Status append_error(const RunOptions& options, const std::string& name, const std::string& why) {
+  if (options.json.empty()) return {};
+  Json json = Json::object();
+  json["case"] = name;
+  json["error"] = why;
+  return append(options.json, json.dump() + "\n");
+}
+
+// Names of the cases that a file of records has results of.
+Result<std::set<std::string, std::less<>>> known_cases(const std::string& path) {
+  std::set<std::string, std::less<>> names;
+  if (path.empty() || !path_exists(path)) return names;
+  PARE_TRY(const std::string text, read_text_file(path, kRecordsCap));
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t end = std::min(text.find('\n', begin), text.size());
+    const auto record =
+        parse_json(std::string_view(text).substr(begin, end - begin), path, {.max_bytes = kRecordsCap});
+    begin = end + 1;
+    if (!record) continue;  // the last line of a program that was stopped
+    const Json* name = record->find("case");
+    const Json* ours = record->find("ours");
+    if (name != nullptr && name->is_string() && ours != nullptr && ours->is_object())
+      names.insert(name->as_string());
+  }
+  return names;
+}
+
 class Runner {
  public:
   explicit Runner(const RunOptions& options) : options_(options) {}
@@ -61,6 +92,8 @@ class Runner {
     const double error = c.verify();
     if (!(error <= 1.0)) {
       say(fmt::format("{} with {} threads is WRONG: error {:.3g} of its bound\n", name, threads, error));
+      if (options_.isolates)
+        require(append_error(options_, name, fmt::format("wrong: error {:.3g} of its bound", error)));
       return false;
     }
     Side ours{.run = c.run, .reset = c.reset};
@@ -115,8 +148,35 @@ class Runner {
 bool is_wanted(const RunOptions& options, const NamedCase& named) {
   if (options.filters.empty()) return options.all || named.headline;
   if (options.headline && !named.headline) return false;
-  return std::ranges::any_of(
-      options.filters, [&](const std::string& text) { return named.name.find(text) != std::string::npos; });
+  return std::ranges::any_of(options.filters, [&](const std::string& text) {
+    return text.starts_with('^') ? named.name.starts_with(std::string_view(text).substr(1))
+                                 : named.name.find(text) != std::string::npos;
+  });
+}
+
+int run_all_isolated(const RunOptions& options, const std::vector<const NamedCase*>& chosen) {
+  std::unique_ptr<Runner> runner;  // of the child
+  std::string current;
+  const auto give_up_in_child = [&](const std::string& why) { (void)append_error(options, current, why); };
+  const auto run = [&](int64_t i) {
+    if (runner == nullptr) {
+      runner = std::make_unique<Runner>(options);
+      on_give_up(give_up_in_child);
+    }
+    current = chosen[size_t(i)]->name;
+    return runner->run(*chosen[size_t(i)]);
+  };
+  const auto lost = [&](int64_t i, const std::string& why) {
+    const std::string& name = chosen[size_t(i)]->name;
+    say(fmt::format("{}: {}\n", name, why));
+    // A case that gave up has said why.
+    if (why.find("exit code") == std::string::npos) (void)append_error(options, name, why);
+  };
+  return run_isolated({.count = int64_t(chosen.size()),
+                       .case_seconds = options.case_seconds,
+                       .run = run,
+                       .finished = [&] { say("\n" + table_text(runner->rows())); },
+                       .lost = lost});
 }
 
 }  // namespace
@@ -131,10 +191,15 @@ int run_benchmarks(const RunOptions& options, const std::vector<NamedCase>& case
       if (options.filters.empty() || is_wanted(options, named)) say(named.name + "\n");
     return 0;
   }
+  std::set<std::string, std::less<>> known;
+  if (options.is_missing) known = require(known_cases(options.json));
+  std::vector<const NamedCase*> chosen;
+  for (const NamedCase& named : cases)
+    if (is_wanted(options, named) && !known.contains(named.name)) chosen.push_back(&named);
+  if (options.isolates) return run_all_isolated(options, chosen);
   bool good = true;
   Runner runner(options);
-  for (const NamedCase& named : cases)
-    if (is_wanted(options, named)) good = runner.run(named) && good;
+  for (const NamedCase* named : chosen) good = runner.run(*named) && good;
   say("\n" + table_text(runner.rows()));
   return good ? 0 : 1;
 }

@@ -56,11 +56,14 @@ struct NamedCase {
 int64_t copies_beyond_cache(double bytes);
 
 struct RunOptions {
-  std::vector<std::string> filters{};  // only cases whose name contains one of these
+  std::vector<std::string> filters{};  // only cases whose name contains one of these, or begins with ^TEXT
   std::vector<int> threads{1, 2};
   int samples = 15;
   bool all = false, list = false;
   bool headline = false;          // with filters: only the headline cases among those
+  bool is_missing = false;        // only cases that `json` has no result of
+  bool isolates = false;          // in a child process, replaced when a case ends it; errors are records too
+  unsigned case_seconds = 0;      // of an isolated case, then it is given up; 0: no limit
   bool pins = true;               // false: threads stay where the system puts them
   std::string json{};             // records are appended to this file
   std::string commit{}, dirty{};  // of the sources, where they are known; dirty: "yes" or "no"

@@ -9,6 +9,7 @@
 #include "bench/gpu_models.h"
 #include "bench/gpu_support.h"
 #include "engine/backends/cpu/cpu_backend.h"
+#include "engine/backends/cuda/device_info.h"
 #include "engine/backends/reference/reference_backend.h"
 #include "engine/tensor/backend.h"
 
@@ -23,7 +24,8 @@ int main(int argc, char** argv) {
   app.add_option("--python", inputs.python, "Python with torch and transformers");
   app.add_option("--peer-script", inputs.peer_script, "bench/peers/torch_dense.py");
   app.add_option("--train-peer-script", inputs.train_peer_script, "bench/peers/torch_train.py");
-  app.add_option("--filter", options.filters, "only cases whose name contains one of these texts")
+  app.add_option("--filter", options.filters,
+                 "only cases whose name contains one of these texts, or begins with ^TEXT")
       ->delimiter(',');
   app.add_option("--threads", options.threads, "thread counts to run, 1,2 by default")->delimiter(',');
   app.add_option("--samples", options.samples, "rounds per case, 15 by default")->check(CLI::Range(3, 10000));
@@ -32,11 +34,15 @@ int main(int argc, char** argv) {
   app.add_option("--dirty", options.dirty, "whether they differ from it")
       ->check(CLI::IsMember({"yes", "no"}));
   app.add_flag("--all", options.all, "every case, not only the headline ones");
+  app.add_flag("--missing", options.is_missing, "only cases that the file of --json has no result of");
   app.add_flag("--headline", options.headline, "with --filter: only the headline cases among those");
   bool on_gpu = false;
   app.add_flag("--gpu", on_gpu, "the cases on GPU 0, and only these");
   bool is_tiny = false;
   app.add_flag("--tiny", is_tiny, "with --gpu: the cases of tiny models too, to try them on an emulator");
+  options.case_seconds = 120;
+  app.add_option("--case-seconds", options.case_seconds,
+                 "with --gpu: a case that lasts longer is given up; 120 by default, 0: none is");
   std::string folder, first, form = "bf16";
   int64_t prompt = 16;
   std::vector<std::string> made;
@@ -63,9 +69,14 @@ int main(int argc, char** argv) {
     cases.insert(cases.end(), std::make_move_iterator(more.begin()), std::make_move_iterator(more.end()));
   };
   if (on_gpu) {
+    // Else each case would say so.
+    if (!options.list && !pare::built_with_cuda())
+      give_up({.exit = pare::Exit::unsupported, .path = "cuda", .what = pare::why_no_gpu()});
     // The clock on the wall, and threads that fill files and buffers wherever there is a processor.
     options.threads = {std::max(2, int(std::thread::hardware_concurrency()))};
     options.pins = false;
+    options.isolates = true;
+    add(gpu_limit_cases());
     add(gpu_product_cases());
     add(gpu_attention_cases());
     add(gpu_decode_cases());

@@ -16,7 +16,19 @@
 
 namespace pare::bench {
 
+namespace {
+std::function<void(const std::string&)>& give_up_listener() {
+  static std::function<void(const std::string&)> listener;
+  return listener;
+}
+}  // namespace
+
+void on_give_up(std::function<void(const std::string&)> listener) {
+  give_up_listener() = std::move(listener);
+}
+
 void give_up(const Error& error) {
+  if (give_up_listener()) give_up_listener()(format_error(error));
   const std::string line = format_error(error) + "\n";
   (void)!::write(STDERR_FILENO, line.data(), line.size());
   std::exit(int(error.exit));

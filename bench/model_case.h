@@ -1,6 +1,7 @@
 // bench/model_case.h: what the cases on whole models share.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -13,6 +14,8 @@ namespace pare::bench {
 
 // A benchmark cannot go on without its inputs: prints the error and ends the program with its exit code.
 [[noreturn]] void give_up(const Error& error);
+// Is told first, so that a record can say why there is none.
+void on_give_up(std::function<void(const std::string& why)> listener);
 template <typename T>
 T require(Result<T> result) {
   if (!result) give_up(result.error());

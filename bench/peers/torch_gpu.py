@@ -23,15 +23,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-# hidden, intermediate, blocks, heads, kv heads, head dim, vocabulary, tied: as bench/gpu_models.cpp
-SHAPES = {
-    "8B": (4096, 14336, 32, 32, 8, 128, 128256, False),
-    "1B": (2048, 8192, 16, 32, 8, 64, 128256, True),
-    "355M": (1024, 2752, 24, 16, 16, 64, 50257, True),
-    "135M": (576, 1536, 30, 9, 3, 64, 49152, True),
-    "124M": (768, 2048, 12, 12, 12, 64, 50257, True),
-    "tiny": (128, 256, 2, 4, 2, 32, 512, False),
-}
+# hidden, intermediate, blocks, heads, kv heads, head dim, vocabulary, tied: the shapes of pare_bench, without positions
+SHAPES = {name: (*shape[:7], shape[8]) for name, shape in
+          json.loads((pathlib.Path(__file__).resolve().parents[1] / "gpu_shapes.json").read_text()).items()}
 DEVIATION = 0.02
 SAMPLES = 15
 
@@ -225,23 +219,23 @@ class Bench:
 
     # -- decode ------------------------------------------------------------------------------------------------------
     def decode(self):
-        shapes, batches, contexts, steps = ("8B", "1B", "135M"), (1, 4, 16), (128, 2048), 64
+        # What the goals are about first, since the time may end.
+        plan, steps = [(shape, ((1, 128),)) for shape in ("1B", "135M", "8B")], 64
+        plan += [(shape, ((4, 128), (16, 128), (1, 2048), (4, 2048), (16, 2048))) for shape in ("8B", "1B", "135M")]
         if self.args.tiny:
-            shapes, batches, contexts, steps = ("tiny",), (1, 2), (16,), 4
-        for shape in shapes:
+            plan, steps = [("tiny", ((1, 16),)), ("tiny", ((2, 16),))], 4
+        for shape, sizes in plan:
             model = None
-            for context in contexts:
-                for batch in batches:
-                    forms = ("bf16", "w8", "w4", "w4+head4")
-                    cases = [f"decode/{shape}/{form}/b{batch}/ctx{context}" for form in forms]
+            for batch, context in sizes:
+                cases = [f"decode/{shape}/{form}/b{batch}/ctx{context}" for form in ("bf16", "w8", "w4", "w4+head4")]
 
-                    def measure():
-                        nonlocal model
-                        if model is None:
-                            model = Llama(SHAPES[shape], self.device, torch.bfloat16, 4096).eval()
-                        return self.decode_steps(model, batch, context, steps)
+                def measure():
+                    nonlocal model
+                    if model is None:
+                        model = Llama(SHAPES[shape], self.device, torch.bfloat16, 4096).eval()
+                    return self.decode_steps(model, batch, context, steps)
 
-                    self.try_case(cases, "torch-bf16-graph" if self.cuda else "torch-bf16", measure)
+                self.try_case(cases, "torch-bf16-graph" if self.cuda else "torch-bf16", measure)
             del model
             self.free()
 
@@ -496,11 +490,12 @@ class Bench:
         folder.mkdir(parents=True, exist_ok=True)
         try:
             shape = SHAPES[name]
-            block = lambda: {k: v.clone() for k, v in Block(shape, "cpu", torch.bfloat16).state_dict().items()}
-            files, size, rounds = [], 0, 3 if self.args.tiny else 5
+            # One block, written as often as the model has blocks: what is loaded does not depend on the values.
+            block = {k: v.clone().cpu() for k, v in Block(shape, self.device, torch.bfloat16).state_dict().items()}
+            files, rounds = [], 3 if self.args.tiny else 5
             for i in range(shape[2]):
                 files.append(folder / f"model-{i:05}.safetensors")
-                save_file(block(), files[-1])
+                save_file(block, files[-1])
             rest = {"embedding": torch.zeros(shape[6], shape[0], dtype=torch.bfloat16)}
             if not shape[7]:
                 rest["head"] = torch.zeros(shape[6], shape[0], dtype=torch.bfloat16)

@@ -51,24 +51,6 @@ Context& context_of(Backend& gpu) {
 
 }  // namespace
 
-std::string_view gpu_probe_name(GpuProbe probe) {
-  switch (probe) {
-    case GpuProbe::copy:
-      return "gpu.copy";
-    case GpuProbe::read:
-      return "gpu.read";
-    case GpuProbe::gemm_bf16:
-      return "gpu.gemm_bf16";
-    case GpuProbe::boundary:
-      return "gpu.boundary";
-    case GpuProbe::upload:
-      return "pcie.h2d";
-    case GpuProbe::download:
-      return "pcie.d2h";
-  }
-  return "";
-}
-
 struct GpuProbes::State {
   explicit State(Backend& gpu) : gpu(gpu), context(context_of(gpu)) {}
   ~State() {

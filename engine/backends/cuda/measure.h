@@ -2,6 +2,7 @@
 // nothing of CUDA.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string_view>
@@ -18,7 +19,11 @@ enum class GpuProbe : uint8_t {
   upload,     // bytes/s: 256 MiB from pinned memory
   download,   // bytes/s: the same back
 };
-std::string_view gpu_probe_name(GpuProbe probe);  // "gpu.copy", ...
+constexpr std::string_view gpu_probe_name(GpuProbe probe) {
+  constexpr std::string_view kNames[] = {"gpu.copy",     "gpu.read", "gpu.gemm_bf16",
+                                         "gpu.boundary", "pcie.h2d", "pcie.d2h"};
+  return kNames[size_t(probe)];
+}
 
 // Buffers are allocated at the first run of a probe and stay until the object goes.
 class GpuProbes {
