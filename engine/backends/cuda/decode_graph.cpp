@@ -10,21 +10,21 @@ namespace {
 
 class Recorded final : public DecodeGraph {
  public:
-  Recorded(Context& context, cudaGraphExec_t exec, int64_t kernels)
-      : context_(context), exec_(exec), kernels_(kernels), scratch_(context.scratch_block()) {}
+  Recorded(Context& context, cudaGraphExec_t exec, int64_t nodes)
+      : context_(context), exec_(exec), nodes_(nodes), scratch_(context.scratch_block()) {}
   ~Recorded() override {
     cudaStreamSynchronize(context_.stream());
     cudaGraphExecDestroy(exec_);
   }
   Recorded(const Recorded&) = delete;
   Recorded& operator=(const Recorded&) = delete;
-  int64_t kernels() const override { return kernels_; }
+  int64_t kernels() const override { return nodes_; }
   cudaGraphExec_t exec() const { return exec_; }
 
  private:
   Context& context_;
   cudaGraphExec_t exec_;
-  int64_t kernels_;
+  int64_t nodes_;
   std::shared_ptr<void> scratch_;  // its address is part of the recording
 };
 
@@ -101,7 +101,6 @@ Status CudaDecode::begin_capture() {
   context_.note(cudaStreamBeginCapture(context_.stream(), cudaStreamCaptureModeThreadLocal), "begin_capture");
   PARE_CHECK(context_.take_error());
   context_.set_capturing(true);
-  launches_before_ = context_.launches();
   return {};
 }
 
@@ -111,14 +110,16 @@ Result<std::unique_ptr<DecodeGraph>> CudaDecode::end_capture() {
   cudaGraph_t graph = nullptr;
   context_.note(cudaStreamEndCapture(context_.stream(), &graph), "end_capture");
   cudaGraphExec_t exec = nullptr;
+  size_t nodes = 0;  // kernels of libraries, copies and fills too: our own launches alone would flatter what
+                     // is not fused
+  if (!context_.failed()) context_.note(cudaGraphGetNodes(graph, nullptr, &nodes), "cudaGraphGetNodes");
   if (!context_.failed()) context_.note(cudaGraphInstantiate(&exec, graph, 0), "cudaGraphInstantiate");
   if (graph != nullptr) cudaGraphDestroy(graph);
   if (const Status status = context_.take_error(); !status) {
     if (exec != nullptr) cudaGraphExecDestroy(exec);
     return status.error();
   }
-  return std::unique_ptr<DecodeGraph>(
-      std::make_unique<Recorded>(context_, exec, context_.launches() - launches_before_));
+  return std::unique_ptr<DecodeGraph>(std::make_unique<Recorded>(context_, exec, int64_t(nodes)));
 }
 
 Status CudaDecode::launch(DecodeGraph& graph) {

@@ -67,8 +67,13 @@ class SharedLibrary {
 #define PARE_FIND(library, member, function) (library).find(member, #function)
 #endif
 
+// The libraries of the toolkit whose headers this was built with: 13 and 12 for CUDA 13, 12 and 11 for
+// CUDA 12.
+#define PARE_TEXT_OF(macro) PARE_TEXT(macro)
+#define PARE_TEXT(text) #text
+
 Result<CublasLt> find_cublas_lt() {
-  SharedLibrary library("libcublasLt.so.13");
+  SharedLibrary library("libcublasLt.so." PARE_TEXT_OF(CUBLAS_VER_MAJOR));
   CublasLt table{};
   PARE_FIND(library, table.create, cublasLtCreate);
   PARE_FIND(library, table.destroy, cublasLtDestroy);
@@ -89,7 +94,7 @@ Result<CublasLt> find_cublas_lt() {
 }
 
 Result<Cusolver> find_cusolver() {
-  SharedLibrary library("libcusolver.so.12");  // that of CUDA 13
+  SharedLibrary library("libcusolver.so." PARE_TEXT_OF(CUSOLVER_VER_MAJOR));
   Cusolver table{};
   PARE_FIND(library, table.create, cusolverDnCreate);
   PARE_FIND(library, table.destroy, cusolverDnDestroy);
@@ -107,6 +112,8 @@ Result<Cusolver> find_cusolver() {
   return table;
 }
 #undef PARE_FIND
+#undef PARE_TEXT
+#undef PARE_TEXT_OF
 
 }  // namespace
 
