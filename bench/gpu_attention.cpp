@@ -120,6 +120,10 @@ std::vector<NamedCase> gpu_attention_cases() {
                        [=] { return attention_case(d, group, 1, 2048, 8); }, false});
     }
   }
+  if (is_tiny()) {
+    cases.push_back({"attn_prefill/tiny/d64/t16", [] { return attention_case(64, 8, 16, 16, 1); }, false});
+    cases.push_back({"attn_decode/tiny/d64/t40", [] { return attention_case(64, 8, 1, 40, 1); }, false});
+  }
   return cases;
 }
 

@@ -143,6 +143,12 @@ std::vector<NamedCase> gpu_product_cases() {
   for (const LinearShape& shape : k1B) {
     for (const int64_t m : {1, 16}) add("gpu_gemv", shape, "int4-g128", false, m, false);
   }
+  static constexpr LinearShape kTiny{"tiny", 64, 128};
+  if (is_tiny()) {
+    add("gpu_gemv/tiny", kTiny, "int4-g128", false, 1, false);
+    add("gpu_gemv/tiny", kTiny, "nf4-g64", false, 16, false);
+    add("gpu_gemm/tiny", kTiny, "int8-ch", true, 32, false);
+  }
   static constexpr LinearShape kHead{"head", 128256, 4096};
   add("gpu_gemv", kHead, "int4-g128", false, 1, true);
   add("gpu_gemv", kHead, "int8-ch", false, 1, false);
