@@ -11,7 +11,8 @@
 namespace pare::bench {
 
 // 8B: Llama-3-8B; 1B: Llama-3.2-1B; 135M: SmolLM2; 355M, 124M: blocks of Llama in the width and depth of
-// GPT-2; head8B: one narrow block below the head of 8B; tiny: two blocks, for the emulator.
+// GPT-2; head8B: one narrow block below the head of 8B; tiny, tinyteacher: two blocks, for
+// the emulator.
 const std::vector<std::string>& made_shapes();
 
 // A shape in a form: "bf16", "w8" (int8-ch), "w4" (int4-g128; g64 where 128 does not divide the width),

@@ -127,7 +127,7 @@ std::vector<NamedCase> gpu_train_cases() {
   add({"1B", "", 1024, 4}, false);
   if (is_tiny()) {
     add({"tiny", "", 32, 2}, false);
-    add({"tiny", "tiny", 32, 2}, false);
+    add({"tiny", "tinyteacher", 32, 2}, false);
   }
   return cases;
 }

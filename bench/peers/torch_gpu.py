@@ -304,7 +304,7 @@ class Bench:
     def distill(self):
         cases = [("124M", "355M", 1024, 8)]
         if self.args.tiny:
-            cases = [("tiny", "tiny", 32, 2)]
+            cases = [("tiny", "tinyteacher", 32, 2)]
         for student, teacher, context, batch in cases:
             for compiled in (False, True):
                 self.try_case(f"distill/{teacher}-{student}/t{context}/b{batch}",
