@@ -239,6 +239,7 @@ Status commit_block(const BlockJob& job, int block, EditedSource& edited, JobSte
 Status compress_saved(const BlockJob& job, Model& model, EditedSource& edited, int block, JobStep& step) {
   constexpr std::array kSites = {Site::attention_in, Site::attention_out, Site::mlp_in, Site::mlp_out};
   PARE_CHECK(model.load_block(block));
+  model.prefetch_block(block + 1);
   BlockEdit edit(model, edited, block);
   std::map<Site, SiteStatistics> survey;
   for (const Site site : kSites) {

@@ -165,11 +165,19 @@ Result<std::unique_ptr<BlockPipeline>> BlockPipeline::create(std::shared_ptr<Edi
   const uint64_t limit = pipeline->options_.memory_limit;
   MemoryBudget budget{.left = limit > used + floor ? limit - used - floor : 0,
                       .spill_folder = pipeline->options_.spill_folder};
+  // Pages that are read ahead are clean, and stay out of the plan of a host; it is only that where nothing is
+  // left over they would drive out others that are needed sooner.
+  uint64_t ahead = 0;
+  for (const Stream* stream : {pipeline->stream_.get(), pipeline->original_.get()})
+    if (stream != nullptr) ahead += stream->model->prefetch_bytes();
+  pipeline->prefetches_ = ahead > 0 && budget.left >= ahead;
   if (!device.is_host()) {
     const uint64_t need = pipeline_device_bytes(widest, context, pipeline->options_.original_stream);
     if (pipeline->options_.device_limit < need)
       return device_too_small(device, pipeline->options_.device_limit, need);
     budget.device_left = pipeline->options_.device_limit - need;
+    pipeline->prefetches_ = pipeline->prefetches_ && budget.device_left >= ahead;
+    if (pipeline->prefetches_) budget.device_left -= ahead;
   }
   PARE_TRY(pipeline->workspace_, Workspace::reserve(workspace_bytes(widest, context), device));
   for (Stream* stream : {pipeline->stream_.get(), pipeline->original_.get()}) {
@@ -415,6 +423,14 @@ Status BlockPipeline::survey(int index, const std::function<StatisticSet(Site)>&
   return {};
 }
 
+Status BlockPipeline::load_blocks(int index, bool original) {
+  Model* const other = original && original_ != nullptr ? original_->model.get() : nullptr;
+  PARE_CHECK(stream_->model->load_block(index));
+  if (other != nullptr) PARE_CHECK(other->load_block(index));
+  if (prefetches_) Model::prefetch_blocks({stream_->model.get(), other}, index + 1);
+  return {};
+}
+
 Status BlockPipeline::finish_block(int index, Stream& stream) {
   for (int64_t chunk = 0; chunk < stream.hidden.chunks(); ++chunk) {
     const Workspace::Scope scope(workspace_);
@@ -455,8 +471,7 @@ Status BlockPipeline::run_block(int index, Step& step) {
   const bool is_mixture = stream_->shape(index).is_mixture();
   if (is_mixture && !step.takes_experts())
     return mixture_error(*source_, "this method does not look at experts one by one yet");
-  PARE_CHECK(stream_->model->load_block(index));
-  if (original_ != nullptr) PARE_CHECK(original_->model->load_block(index));
+  PARE_CHECK(load_blocks(index, /*original=*/true));
   BlockEdit edit(*stream_->model, *source_, index);
   bool has_survey = false;
   for (const Site site : kSites) has_survey = has_survey || !step.survey(index, site).empty();
@@ -499,7 +514,7 @@ Status BlockPipeline::observe_block(int index, const std::function<StatisticSet(
     return mixture_error(*source_,
                          "statistics of its experts are not kept apart from a run; give the data to "
                          "the command that uses them");
-  PARE_CHECK(stream_->model->load_block(index));
+  PARE_CHECK(load_blocks(index, /*original=*/false));
   for (const Site site : kSites) {
     Tensor none;
     PARE_CHECK(collect(index, site, wanted(site), false, statistics[site], none));
@@ -509,7 +524,7 @@ Status BlockPipeline::observe_block(int index, const std::function<StatisticSet(
 }
 
 Status BlockPipeline::pass_block(int index, const std::function<Status(const Tensor&, const Tensor&)>& look) {
-  PARE_CHECK(stream_->model->load_block(index));
+  PARE_CHECK(load_blocks(index, /*original=*/false));
   for (int64_t chunk = 0; chunk < stream_->hidden.chunks(); ++chunk) {
     const Workspace::Scope scope(workspace_);
     const Shape shape{chunk_rows_[size_t(chunk)], stream_->hidden.channels()};

@@ -5,8 +5,9 @@
 // far as the ceiling allows (the rest lies on disk). Results do not depend on the ceiling, on threads, or on
 // where the walk was interrupted.
 //
-// On a GPU the block, its statistics and a chunk of activations lie there, hidden states as far as its
-// ceiling allows; the rest as without one.
+// While a block is worked on, the next one is on its way (Model::prefetch_block) where both ceilings leave
+// room for it beside all that is needed. On a GPU the block, its statistics and a chunk of activations lie
+// there, hidden states as far as its ceiling allows; the rest as without one.
 #pragma once
 
 #include <functional>
@@ -111,6 +112,7 @@ class BlockPipeline {
   Status survey(int index, const std::function<StatisticSet(Site)>& wanted,
                 std::map<Site, SiteStatistics>& statistics);
   Status finish_block(int index, Stream& stream);
+  Status load_blocks(int index, bool original);  // and name the next
   Status fit_workspace();
   Result<Tensor> input_again(int index, Stream& stream, Site site, int64_t chunk);
   Batch batch(int64_t chunk) const;
@@ -118,6 +120,7 @@ class BlockPipeline {
   CalibrationWindows windows_;
   PipelineOptions options_;
   std::vector<int64_t> chunk_rows_;
+  bool prefetches_ = false;
   int64_t samples_per_chunk_ = 1;
   std::shared_ptr<EditedSource> source_;
   std::unique_ptr<Stream> stream_;

@@ -91,7 +91,7 @@ Status BlockPipeline::pass_experts(int index, const std::function<Status(const E
                  .limit = {}};
   const ExpertSlots slots = ExpertSlots::of(shape);
   Model& model = *stream_->model;
-  PARE_CHECK(model.load_block(index));
+  PARE_CHECK(load_blocks(index, /*original=*/false));
   for (int64_t chunk = 0; chunk < stream_->hidden.chunks(); ++chunk) {
     const Workspace::Scope scope(workspace_);
     const Batch rows = batch(chunk);

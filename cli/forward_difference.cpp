@@ -25,6 +25,7 @@ Result<Tensor> logits_of(const std::shared_ptr<const WeightSource>& source, Devi
   PARE_CHECK(model->embed(ids, batch, hidden, workspace));
   for (int block = 0; block < int(config.block_count()); ++block) {
     PARE_CHECK(model->load_block(block));
+    model->prefetch_block(block + 1);
     PARE_CHECK(model->run_block(block, batch, hidden, nullptr, workspace));
     model->drop_block(block);
   }

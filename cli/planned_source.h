@@ -25,6 +25,9 @@ class PlannedSource final : public WeightSource {
   const StoredTensor* find(std::string_view name) const override;
   // Of a tensor that stays as it is, for checks that look at values; exit 4 for any other.
   Result<WeightData> load(std::string_view name) const override;
+  std::vector<HostRange> host_ranges(std::string_view name) const override {
+    return base_->host_ranges(name);
+  }
   void release(std::string_view name) const override { base_->release(name); }
   Status check_unchanged() const override { return base_->check_unchanged(); }
   std::vector<std::pair<uint64_t, uint64_t>> file_identities() const override {

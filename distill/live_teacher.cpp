@@ -70,7 +70,10 @@ class LiveTeacher : public Teacher {
     PARE_CHECK(model_->embed(ids, batch, rows_, *workspace_));
     PARE_CHECK(keep_hidden(0));
     for (int index = 0; index < block_count(); ++index) {
-      if (one_block_) PARE_CHECK(model_->load_block(index));
+      if (one_block_) {
+        PARE_CHECK(model_->load_block(index));
+        model_->prefetch_block(index + 1);
+      }
       if (is_wanted(needs_.attention, index)) {
         AttentionParts parts;
         PARE_CHECK(model_->attention_parts(index, batch, rows_, parts, *kept_, *workspace_));

@@ -125,15 +125,17 @@ class DamageRun {
   Status run_alone(DamageWalk& walk) {
     const int blocks = int(walk.model().config().block_count());
     for (int block = 0; block < blocks; ++block)
-      PARE_CHECK(walk.run_block(block, groups_, nullptr, advance_));
+      PARE_CHECK(walk.run_block(block, groups_, nullptr, advance_, {walk, block + 1}));
     return {};
   }
 
   Status run_block(int block) {
     std::map<Site, MagnitudeHistogram> before, after;
     const bool wanted = options_.activation_histograms;
-    PARE_CHECK(original_->run_block(block, groups_, wanted ? &before : nullptr, advance_));
-    PARE_CHECK(compressed_->run_block(block, groups_, wanted ? &after : nullptr, advance_));
+    PARE_CHECK(
+        original_->run_block(block, groups_, wanted ? &before : nullptr, advance_, {*compressed_, block}));
+    PARE_CHECK(
+        compressed_->run_block(block, groups_, wanted ? &after : nullptr, advance_, {*original_, block + 1}));
     PARE_TRY(const Tensor hidden, moved(original_->hidden(), Device::cpu()));
     PARE_TRY(const Tensor other, moved(compressed_->hidden(), Device::cpu()));
     PARE_TRY(const double error, relative_error(hidden, other, compressed_->model().source(), block));

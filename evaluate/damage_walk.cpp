@@ -79,8 +79,9 @@ Status DamageWalk::embed(const Tensor& ids, const std::vector<WindowGroup>& grou
 
 Status DamageWalk::run_block(int index, const std::vector<WindowGroup>& groups,
                              std::map<Site, MagnitudeHistogram>* histograms,
-                             const std::function<Status(int64_t)>& advance) {
+                             const std::function<Status(int64_t)>& advance, const NextBlock& next) {
   PARE_CHECK(model_->load_block(index));
+  next.walk.model_->prefetch_block(next.index);
   for (const WindowGroup& group : groups) {
     Tensor hidden = hidden_.rows(group.row, group.row + group.batch.tokens());
     if (histograms == nullptr) {

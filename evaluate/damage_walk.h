@@ -32,10 +32,15 @@ class DamageWalk {
 
   // ids i32 [rows], in the order of the groups.
   Status embed(const Tensor& ids, const std::vector<WindowGroup>& groups);
+  // What is loaded after this block: of this walk, or of another on the same device.
+  struct NextBlock {
+    DamageWalk& walk;
+    int index;
+  };
   // Loads, runs and drops one block. `histograms` may be null: then sites are not looked at.
   Status run_block(int index, const std::vector<WindowGroup>& groups,
                    std::map<Site, MagnitudeHistogram>* histograms,
-                   const std::function<Status(int64_t tokens)>& advance);
+                   const std::function<Status(int64_t tokens)>& advance, const NextBlock& next);
   Status load_head() { return model_->load_head(); }
   // Logits of rows [begin, end) of the hidden states; a view that the next call overwrites.
   Result<Tensor> logits(int64_t begin, int64_t end);

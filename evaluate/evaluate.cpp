@@ -47,7 +47,10 @@ class Walker {
     rows_ = hidden_.rows(0, batch.tokens());
     PARE_CHECK(model_->embed(ids, batch, rows_, workspace_));
     for (int block = 0; block < int(model_->config().block_count()); ++block) {
-      if (!was_loaded_) PARE_CHECK(model_->load_block(block));
+      if (!was_loaded_) {
+        PARE_CHECK(model_->load_block(block));
+        model_->prefetch_block(block + 1);
+      }
       PARE_CHECK(model_->run_block(block, batch, rows_, nullptr, workspace_));
       if (!was_loaded_) model_->drop_block(block);
     }

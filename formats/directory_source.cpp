@@ -107,6 +107,14 @@ class DirectorySource : public WeightSource {
     return WeightData{std::move(tensor), false};
   }
 
+  std::vector<HostRange> host_ranges(std::string_view name) const override {
+    const auto index = index_of(name);
+    if (!index) return {};
+    const auto& [file, entry] = places_[*index];
+    return {{.bytes = checkpoint_.files[file].file->bytes(*entry),
+             .keeper = checkpoint_.files[file].file->mapping()}};
+  }
+
   void release(std::string_view name) const override {
     const auto index = index_of(name);
     if (index) checkpoint_.files[places_[*index].first].file->release(*places_[*index].second);

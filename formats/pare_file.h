@@ -23,6 +23,7 @@ class PareFile {
   uint64_t payload_end() const { return payload_end_; }
 
   std::span<const std::byte> bytes(const ParePart& part) const;
+  const std::shared_ptr<const MappedFile>& mapping() const { return mapping_; }
   // The sum of a part and the zeros behind it (PK17). `owner` names it in the error.
   Status check_part(const ParePart& part, const std::string& owner) const;
   // The bytes of an asset, decompressed into exactly the size that the directory declares (PK12).

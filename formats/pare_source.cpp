@@ -68,6 +68,16 @@ class PareSource : public WeightSource {
     return file_->load(file_->directory().tensors[stored]);
   }
 
+  std::vector<HostRange> host_ranges(std::string_view name) const override {
+    const auto index = index_of(name);
+    if (!index) return {};
+    const auto& all = file_->directory().tensors;
+    std::vector<HostRange> ranges;
+    for (const ParePart& part : all[resolved(all[*index])].parts)
+      ranges.push_back({.bytes = file_->bytes(part), .keeper = file_->mapping()});
+    return ranges;
+  }
+
   void release(std::string_view name) const override {
     if (const auto index = index_of(name))
       file_->release(file_->directory().tensors[resolved(file_->directory().tensors[*index])]);

@@ -80,6 +80,10 @@ class MappedFile {
   size_t size_ = 0;
 };
 
+// Hint for bytes of a mapping whose file is not at hand: the kernel begins to read the pages around them.
+// Memory of other kinds stays as it is.
+void read_ahead(std::span<const std::byte> bytes);
+
 // Whole small file as text; exit 6 above the cap.
 Result<std::string> read_text_file(const std::string& path, uint64_t max_bytes);
 bool path_exists(const std::string& path);

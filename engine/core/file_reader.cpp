@@ -181,6 +181,13 @@ void MappedFile::drop(uint64_t offset, uint64_t size) const {
   advise(bytes(), offset, size, MADV_DONTNEED, /*whole_pages_only=*/true);
 }
 
+void read_ahead(std::span<const std::byte> bytes) {
+  if (bytes.empty()) return;
+  const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto first = reinterpret_cast<uintptr_t>(bytes.data()), begin = first / page * page;
+  ::madvise(reinterpret_cast<void*>(begin), first - begin + bytes.size(), MADV_WILLNEED);
+}
+
 Result<std::string> read_text_file(const std::string& path, uint64_t max_bytes) {
   PARE_TRY(const InputFile file, InputFile::open(path));
   return file.read_all(max_bytes);

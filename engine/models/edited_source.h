@@ -31,6 +31,10 @@ class EditedSource final : public WeightSource {
   const StoredTensor* find(std::string_view name) const override;
   const Manifest* manifest() const override { return base_->manifest(); }
   Result<WeightData> load(std::string_view name) const override;
+  // Of an edited tensor nothing: its bytes are the editor's.
+  std::vector<HostRange> host_ranges(std::string_view name) const override {
+    return is_edited(name) ? std::vector<HostRange>() : base_->host_ranges(name);
+  }
   void release(std::string_view name) const override { base_->release(name); }
   Status check_unchanged() const override { return base_->check_unchanged(); }
   std::vector<std::pair<uint64_t, uint64_t>> file_identities() const override {

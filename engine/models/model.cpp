@@ -27,7 +27,9 @@ struct Model::Positions {
 };
 
 Model::Model() = default;
-Model::~Model() = default;
+Model::~Model() {
+  forget_prefetched();  // the files may go
+}
 
 Result<KvQuant> stored_kv(const WeightSource& source) {
   const Json* found = source.manifest() != nullptr ? source.manifest()->options.find("kv") : nullptr;

@@ -2,6 +2,7 @@
 // be loaded, run and dropped one at a time, so that a model larger than memory can still be walked.
 #pragma once
 
+#include <initializer_list>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -59,7 +60,15 @@ class Model {
   void drop_embedding();  // keeps it when the head is tied and loaded
   void drop_head();
   bool block_loaded(int index) const;
-  uint64_t loaded_bytes() const;  // weights in their working form
+  // Hint for walks, once a block is loaded and before it computes: block `index` is loaded next, and its
+  // bytes may be on their way by then (Backend::prefetch). At most one block is; one beyond the last, or one
+  // that is loaded, means none. Several models on one device, whose blocks are loaded together, are named
+  // together.
+  void prefetch_block(int index);
+  static void prefetch_blocks(std::initializer_list<Model*> models, int index);  // null models are left out
+  std::vector<HostRange> block_ranges(int index) const;  // what that names; empty beyond the last block
+  uint64_t prefetch_bytes() const;                       // of the largest block
+  uint64_t loaded_bytes() const;                         // weights in their working form
 
   // Prepares for sequences of `positions` tokens, so that running them allocates nothing. Exit 6.
   Status reserve_positions(int64_t positions);
@@ -103,6 +112,7 @@ class Model {
 
  private:
   Model();
+  void forget_prefetched();
   Status check_vocabulary(const Tensor& ids) const;
   struct Positions;  // rotary tables, or nothing
   std::shared_ptr<const WeightSource> source_;
@@ -111,6 +121,7 @@ class Model {
   Weight embedding_, position_table_, head_;
   std::unique_ptr<Norm> final_norm_;
   bool embedding_wanted_ = false;  // a tied head keeps the embedding alive after drop_embedding()
+  bool has_prefetched_ = false;    // named a block that may not have been taken
   std::vector<std::unique_ptr<Block>> blocks_;
   std::unique_ptr<Positions> positions_;
 };

@@ -12,6 +12,7 @@
 #include "engine/core/json.h"
 #include "engine/core/manifest.h"
 #include "engine/core/result.h"
+#include "engine/tensor/host_range.h"
 #include "engine/tensor/low_rank_tensor.h"
 #include "engine/tensor/quantized_tensor.h"
 #include "engine/tensor/sparse_tensor.h"
@@ -93,6 +94,9 @@ class WeightSource {
   // The tensor as a view of the mapped file where possible (read-only storage), else a copy. Exit 3 when the
   // name is absent or a checksum does not match, 5 on read errors. Thread-safe.
   virtual Result<WeightData> load(std::string_view name) const = 0;
+  // The mapped bytes that load() will give or make the tensor from, for Backend::prefetch(); nothing is read
+  // for it. Empty where there are none, and for a name that is absent.
+  virtual std::vector<HostRange> host_ranges(std::string_view) const { return {}; }
   // Hint: the pages of this tensor are not needed any more.
   virtual void release(std::string_view name) const = 0;
   // Exit 5 when a file changed since it was opened (IX14); called once after the last load.

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "engine/core/assert.h"
+#include "engine/core/file.h"
 #include "engine/core/parallel.h"
 
 namespace pare {
@@ -45,6 +46,10 @@ Status Backend::upload(void* to, const void* from, size_t bytes) {
 Status Backend::download(void* to, const void* from, size_t bytes) {
   if (bytes > 0) std::memcpy(to, from, bytes);
   return {};
+}
+
+void Backend::prefetch(std::span<const HostRange> ranges) {
+  for (const HostRange& range : ranges) read_ahead(range.bytes);
 }
 
 Status Backend::finish() {

@@ -9,11 +9,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "engine/tensor/device.h"
 #include "engine/tensor/dtype.h"
+#include "engine/tensor/host_range.h"
 #include "engine/tensor/kv_quant.h"
 #include "engine/tensor/packed_layout.h"
 
@@ -282,6 +284,11 @@ class Backend {
   // its name. Hosts copy.
   virtual Status upload(void* to, const void* from, size_t bytes);
   virtual Status download(void* to, const void* from, size_t bytes);
+  // Hint: these ranges are read next, in this order. What an earlier call named and nobody has taken is
+  // forgotten, with an empty list everything. A device with memory of its own brings them there beside its
+  // work, as far as there is room, and upload() takes from that what lies within one range; hosts have pages
+  // of mapped files read. Changes no result, never fails for want of room.
+  virtual void prefetch(std::span<const HostRange> ranges);
   virtual Status finish();                      // waits for everything asked so far
   virtual void zero(void* to, size_t bytes);    // memory of the device
   virtual void copy_rows(const CopyRowsArgs&);  // both sides on the device

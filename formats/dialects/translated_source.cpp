@@ -130,6 +130,20 @@ class TranslatedSource : public WeightSource {
                       .transposed = matrix->tensor.transposed};
   }
 
+  std::vector<HostRange> host_ranges(std::string_view name) const override {
+    const auto index = index_of(name);
+    if (!index) return {};
+    if (matrices_[*index] == nullptr) return stored_->host_ranges(name);
+    std::vector<HostRange> all;
+    for (const std::string& part : matrices_[*index]->parts) {
+      for (HostRange& range : stored_->host_ranges(part)) {
+        range.is_uploaded = false;  // codes come in another order
+        all.push_back(std::move(range));
+      }
+    }
+    return all;
+  }
+
   void release(std::string_view name) const override {
     const auto index = index_of(name);
     if (!index) return;

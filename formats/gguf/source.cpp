@@ -75,6 +75,18 @@ class GgufSource : public WeightSource {
     return load_gguf_tensor(tensor, file.bytes(tensor), file.mapping(), place.load, file.path());
   }
 
+  std::vector<HostRange> host_ranges(std::string_view name) const override {
+    const auto index = index_of(name);
+    if (!index) return {};
+    const Place& place = places_[*index];
+    const GgufFile& file = *files_[place.file];
+    const GgufTensor& tensor = file.header().tensors[place.index];
+    // Blocks are taken apart, and rows may change places, when a tensor is loaded.
+    const bool is_view =
+        gguf_type_info(tensor.type).dtype.has_value() && place.load.change == GgufChange::none;
+    return {{.bytes = file.bytes(tensor), .keeper = file.mapping(), .is_uploaded = is_view}};
+  }
+
   void release(std::string_view name) const override {
     const auto index = index_of(name);
     if (!index) return;

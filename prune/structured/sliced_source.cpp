@@ -119,6 +119,17 @@ Result<WeightData> SlicedSource::load(std::string_view name) const {
   return data;
 }
 
+std::vector<HostRange> SlicedSource::host_ranges(std::string_view name) const {
+  const auto found = positions_.find(name);
+  if (found == positions_.end()) return {};
+  const Part& part = parts_[found->second];
+  std::vector<HostRange> ranges = base_->host_ranges(part.base_name);
+  // a slice is a copy
+  if (part.first || part.second)
+    for (HostRange& range : ranges) range.is_uploaded = false;
+  return ranges;
+}
+
 void SlicedSource::release(std::string_view name) const {
   const auto found = positions_.find(name);
   if (found != positions_.end()) base_->release(parts_[found->second].base_name);

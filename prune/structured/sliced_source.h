@@ -31,6 +31,7 @@ class SlicedSource final : public WeightSource {
   const StoredTensor* find(std::string_view name) const override;
   const Manifest* manifest() const override { return base_->manifest(); }
   Result<WeightData> load(std::string_view name) const override;
+  std::vector<HostRange> host_ranges(std::string_view name) const override;
   void release(std::string_view name) const override;
   Status check_unchanged() const override { return base_->check_unchanged(); }
   std::vector<std::pair<uint64_t, uint64_t>> file_identities() const override {

@@ -50,6 +50,8 @@ struct Counts {
 };
 Counts counts();
 uint64_t held_device_bytes();
+// The n-th copy from now on is refused (0: none is).
+void fail_copy(int64_t n);
 // Whether host code may touch device memory (off by default under ASan, which needs ordinary memory).
 void protect_device_memory(bool protect);
 // For code that reads device memory on purpose, such as a fake library: open while it lives.

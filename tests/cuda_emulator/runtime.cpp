@@ -147,6 +147,7 @@ Stream& default_stream() {
 }
 
 std::atomic<int64_t> launches{0}, graph_launches{0}, allocations{0}, copies{0};
+std::atomic<int64_t> copies_before_failure{0};  // 0: none fails
 thread_local cudaError_t last_error = cudaSuccess;
 thread_local const char* next_name = "a kernel";
 std::mutex shared_mutex;
@@ -175,6 +176,9 @@ Counts counts() {
 }
 uint64_t held_device_bytes() {
   return heap().held();
+}
+void fail_copy(int64_t n) {
+  copies_before_failure.store(n);
 }
 void protect_device_memory(bool protect) {
   heap().protect(protect);
@@ -394,6 +398,8 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
                             cudaStream_t stream) {
   if (!is_right_side(to, from, kind)) return failed(cudaErrorInvalidValue);
   ++copies;
+  if (copies_before_failure.load() > 0 && copies_before_failure.fetch_sub(1) == 1)
+    return failed(cudaErrorUnknown);
   return submit(stream, [=] { std::memmove(to, from, bytes); });
 }
 cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width,

@@ -150,4 +150,20 @@ Result<WeightData> MemorySource::load(std::string_view name) const {
   return found->second;
 }
 
+std::vector<HostRange> MemorySource::host_ranges(std::string_view name) const {
+  const auto found = weights_.find(name);
+  std::vector<HostRange> ranges;
+  if (found == weights_.end()) return ranges;
+  const auto add = [&](const Tensor& tensor) {
+    if (tensor.defined() && tensor.is_contiguous())
+      ranges.push_back({.bytes = {tensor.raw(), tensor.size_bytes()}, .keeper = tensor.storage()});
+  };
+  if (found->second.is_dense()) add(found->second.dense());
+  if (found->second.is_quantized()) {
+    const QuantizedTensor& codes = *found->second.quantized();
+    for (const Tensor* part : {&codes.codes, &codes.scales, &codes.zero_points, &codes.minimums}) add(*part);
+  }
+  return ranges;
+}
+
 }  // namespace pare::test

@@ -26,6 +26,7 @@ class CudaBackend final : public Backend {
   std::string description() const override;
   Result<std::shared_ptr<Storage>> allocate(size_t bytes) override;
   Status upload(void* to, const void* from, size_t bytes) override;
+  void prefetch(std::span<const HostRange> ranges) override;
   Status download(void* to, const void* from, size_t bytes) override;
   Status finish() override;
   void zero(void* to, size_t bytes) override;

@@ -10,6 +10,7 @@
 #include "engine/backends/cuda/device_info.h"
 #include "engine/backends/cuda/libraries.h"
 #include "engine/backends/cuda/memory_pool.h"
+#include "engine/backends/cuda/prefetcher.h"
 
 #ifndef PARE_CUDA_ARCHITECTURES
 #define PARE_CUDA_ARCHITECTURES "those of the emulator"
@@ -84,11 +85,15 @@ Result<std::unique_ptr<Context>> Context::open(int index, const CudaOptions& opt
         "an architecture of PARE_CUDA_ARCHITECTURES, " PARE_CUDA_ARCHITECTURES);
   }
   PARE_TRY(context->pool_, MemoryPool::open(index, context->stream_, options.max_bytes));
+  context->prefetcher_ = std::make_unique<Prefetcher>(index, context->stream_, *context->pool_);
+  context->pool_->set_reclaim([prefetcher = context->prefetcher_.get()] { return prefetcher->forget(); });
   context->libraries_ = std::make_unique<Libraries>(*context);
   return context;
 }
 
 Context::~Context() {
+  if (pool_ != nullptr) pool_->set_reclaim({});
+  prefetcher_.reset();
   if (stream_ != nullptr) cudaStreamSynchronize(stream_);
   if (is_exiting() && libraries_ != nullptr) libraries_->abandon();
   libraries_.reset();
@@ -111,6 +116,8 @@ void Context::note_failure(const char* call, Error error) {
 }
 
 Status Context::take_error() {
+  const Prefetcher::Failure failure = prefetcher_->take_failure();
+  note(failure.status, failure.call);
   if (first_failure_) {
     Error error = *std::move(first_failure_);
     first_failure_.reset();

@@ -37,6 +37,7 @@ inline unsigned blocks_for(int64_t items, int64_t per_block) {
 
 class MemoryPool;
 class Libraries;
+class Prefetcher;
 
 class Context {
  public:
@@ -100,6 +101,9 @@ class Context {
   MemoryPool& pool() {
     return *pool_;
   }
+  Prefetcher& prefetcher() {
+    return *prefetcher_;
+  }  // prefetcher.h
   Libraries& libraries() {
     return *libraries_;
   }  // libraries.h
@@ -137,6 +141,7 @@ class Context {
   bool is_capturing_ = false;
   std::unique_ptr<MemoryPool> pool_;
   Staging staging_;
+  std::unique_ptr<Prefetcher> prefetcher_;
   std::unique_ptr<Libraries> libraries_;
   std::shared_ptr<void> scratch_;
   size_t scratch_bytes_ = 0;

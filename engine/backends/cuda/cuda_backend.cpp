@@ -6,6 +6,7 @@
 #include "engine/backends/cuda/libraries.h"
 #include "engine/backends/cuda/memory_pool.h"
 #include "engine/backends/cuda/packed_table.h"
+#include "engine/backends/cuda/prefetcher.h"
 
 namespace pare {
 
@@ -17,9 +18,25 @@ Result<std::unique_ptr<Backend>> make_cuda_backend(int index, const CudaOptions&
 
 namespace cuda {
 
+namespace {
+
+Context& context_of(const Backend& backend) {
+  PARE_ASSERT(backend.device().kind == Device::Kind::cuda, "[cuda] {} is none", backend.device().name());
+  return const_cast<CudaBackend&>(static_cast<const CudaBackend&>(backend)).context();
+}
+
+}  // namespace
+
 MemoryUse memory_use(const Backend& backend) {
-  PARE_ASSERT(backend.device().kind == Device::Kind::cuda, "[cuda] memory of {}", backend.device().name());
-  return const_cast<CudaBackend&>(static_cast<const CudaBackend&>(backend)).context().pool().use();
+  return context_of(backend).pool().use();
+}
+
+PrefetchUse prefetch_use(const Backend& backend) {
+  return context_of(backend).prefetcher().use();
+}
+
+void settle_prefetch(Backend& backend) {
+  context_of(backend).prefetcher().settle();
 }
 
 Status open_libraries(Backend& backend) {
@@ -57,7 +74,12 @@ Result<std::shared_ptr<Storage>> CudaBackend::allocate(size_t bytes) {
   return Storage::adopt(data, bytes, std::move(block), device());
 }
 
+void CudaBackend::prefetch(std::span<const HostRange> ranges) {
+  if (!context_->is_capturing()) context_->prefetcher().start(ranges);
+}
+
 Status CudaBackend::upload(void* to, const void* from, size_t bytes) {
+  if (bytes > 0 && context_->prefetcher().serve(to, from, bytes)) return context_->take_error();
   context_->upload(to, from, bytes, "upload");
   return context_->take_error();
 }

@@ -32,6 +32,15 @@ Status open_libraries(Backend& backend);
 // "cuBLASLt 13.0.2, cuSOLVER 12.0.4", of each whether it can be opened; empty in a build without CUDA.
 std::string describe_libraries();
 
+struct PrefetchUse {
+  uint64_t ranges = 0;          // that room was found for
+  uint64_t served_uploads = 0;  // that came from them
+  uint64_t served_bytes = 0;
+};
+PrefetchUse prefetch_use(const Backend& backend);
+// Waits until what was named to prefetch() is there, or was given up; for tests.
+void settle_prefetch(Backend& backend);
+
 // Host memory that the GPU can read and write too; null when there is none.
 void* allocate_pinned(size_t bytes);
 void free_pinned(void* block);

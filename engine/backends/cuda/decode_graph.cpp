@@ -4,6 +4,7 @@
 #include "engine/backends/cuda/attention_decode.h"
 #include "engine/backends/cuda/backend_class.h"
 #include "engine/backends/cuda/decode_class.h"
+#include "engine/backends/cuda/prefetcher.h"
 
 namespace pare::cuda {
 namespace {
@@ -97,6 +98,7 @@ void CudaDecode::attention(const DecodeAttentionArgs& a) {
 
 Status CudaDecode::begin_capture() {
   PARE_ASSERT(!context_.is_capturing(), "[decode] a capture within a capture");
+  context_.prefetcher().forget();  // a recording must not wait for what is not recorded
   PARE_CHECK(context_.take_error());
   context_.note(cudaStreamBeginCapture(context_.stream(), cudaStreamCaptureModeThreadLocal), "begin_capture");
   PARE_CHECK(context_.take_error());

@@ -40,6 +40,18 @@ struct MemoryPool::State {
   cudaStream_t stream = nullptr;
   std::mutex mutex;
   MemoryUse use;
+
+  // Counts bytes that are about to be taken; false above the ceiling.
+  bool count(size_t bytes) {
+    const std::lock_guard lock(mutex);
+    if (bytes > use.ceiling_bytes - std::min(use.held_bytes, use.ceiling_bytes)) return false;
+    use.held_bytes += bytes;
+    return true;
+  }
+  void discount(size_t bytes) {
+    const std::lock_guard lock(mutex);
+    use.held_bytes -= bytes;
+  }
 };
 
 Result<std::unique_ptr<MemoryPool>> MemoryPool::open(int index, cudaStream_t stream, uint64_t ceiling) {
@@ -70,27 +82,41 @@ Result<std::unique_ptr<MemoryPool>> MemoryPool::open(int index, cudaStream_t str
 
 MemoryPool::~MemoryPool() = default;
 
-Result<std::shared_ptr<void>> MemoryPool::allocate(size_t bytes) {
+namespace {
+
+// What is taken for so many bytes; 0 where the sum would overflow.
+size_t taken_for(size_t bytes) {
   constexpr size_t kAlignment = 256;
-  if (bytes > SIZE_MAX - kAlignment) return out_of_memory(state_->index, bytes, use(), "no such size");
-  const size_t taken = std::max((bytes + kAlignment - 1) / kAlignment * kAlignment, kAlignment);
+  if (bytes > SIZE_MAX - kAlignment) return 0;
+  return std::max((bytes + kAlignment - 1) / kAlignment * kAlignment, kAlignment);
+}
+
+}  // namespace
+
+std::shared_ptr<void> MemoryPool::owned(void* block, size_t taken) {
   {
     const std::lock_guard lock(state_->mutex);
-    MemoryUse& use = state_->use;
-    if (fails_in_a_test()) return out_of_memory(state_->index, bytes, use, "test");
-    if (taken > use.ceiling_bytes - std::min(use.held_bytes, use.ceiling_bytes))
-      return out_of_memory(state_->index, bytes, use, "ceiling");
-    use.held_bytes += taken;
+    state_->use.peak_bytes = std::max(state_->use.peak_bytes, state_->use.held_bytes);
   }
-  const auto give_back = [](State& state, size_t count) {
-    const std::lock_guard lock(state.mutex);
-    state.use.held_bytes -= count;
-  };
+  return std::shared_ptr<void>(block, [state = state_, taken](void* pointer) {
+    // at the end of the process the driver may be gone already: nothing to be done about it then
+    if (cudaFreeAsync(pointer, state->stream) != cudaSuccess) cudaGetLastError();
+    state->discount(taken);
+  });
+}
+
+Result<std::shared_ptr<void>> MemoryPool::allocate(size_t bytes) {
+  const size_t taken = taken_for(bytes);
+  if (taken == 0) return out_of_memory(state_->index, bytes, use(), "no such size");
+  if (fails_in_a_test()) return out_of_memory(state_->index, bytes, use(), "test");
+  if (!state_->count(taken) && !(reclaim_ && reclaim_() && state_->count(taken)))
+    return out_of_memory(state_->index, bytes, use(), "ceiling");
   void* block = nullptr;
   cudaError_t status = cudaMallocAsync(&block, taken, state_->stream);
   if (status == cudaErrorMemoryAllocation) {
     // Freed blocks that stay with the process may be cut too small: give them back, and ask once more.
     cudaGetLastError();
+    if (reclaim_) reclaim_();
     cudaMemPool_t pool = nullptr;
     status = cudaStreamSynchronize(state_->stream);
     if (status == cudaSuccess) status = cudaDeviceGetDefaultMemPool(&pool, state_->index);
@@ -99,18 +125,22 @@ Result<std::shared_ptr<void>> MemoryPool::allocate(size_t bytes) {
   }
   if (status != cudaSuccess) {
     cudaGetLastError();
-    give_back(*state_, taken);
+    state_->discount(taken);
     return out_of_memory(state_->index, bytes, use(), cudaGetErrorName(status));
   }
-  {
-    const std::lock_guard lock(state_->mutex);
-    state_->use.peak_bytes = std::max(state_->use.peak_bytes, state_->use.held_bytes);
+  return owned(block, taken);
+}
+
+std::shared_ptr<void> MemoryPool::try_allocate(size_t bytes) {
+  const size_t taken = taken_for(bytes);
+  if (taken == 0 || fails_in_a_test() || !state_->count(taken)) return nullptr;
+  void* block = nullptr;
+  if (cudaMallocAsync(&block, taken, state_->stream) != cudaSuccess) {
+    cudaGetLastError();
+    state_->discount(taken);
+    return nullptr;
   }
-  return std::shared_ptr<void>(block, [state = state_, taken, give_back](void* pointer) {
-    // at the end of the process the driver may be gone already: nothing to be done about it then
-    if (cudaFreeAsync(pointer, state->stream) != cudaSuccess) cudaGetLastError();
-    give_back(*state, taken);
-  });
+  return owned(block, taken);
 }
 
 MemoryUse MemoryPool::use() const {

@@ -4,6 +4,7 @@
 
 #include <cuda_runtime.h>
 
+#include <functional>
 #include <memory>
 
 #include "engine/backends/cuda/cuda_backend.h"
@@ -19,11 +20,17 @@ class MemoryPool {
 
   // Uninitialised bytes aligned to 256, freed in the order of the stream when the owner goes. Exit 6.
   Result<std::shared_ptr<void>> allocate(size_t bytes);
+  // The same for what is not needed: null where there is no room, and nothing else gives way to it.
+  std::shared_ptr<void> try_allocate(size_t bytes);
+  // Called by allocate() when there is no room, to give back what is not needed; true when something was.
+  void set_reclaim(std::function<bool()> reclaim) { reclaim_ = std::move(reclaim); }
   MemoryUse use() const;
 
  private:
   struct State;
   explicit MemoryPool(std::shared_ptr<State> state) : state_(std::move(state)) {}
+  std::shared_ptr<void> owned(void* block, size_t taken);
+  std::function<bool()> reclaim_;
   std::shared_ptr<State> state_;  // blocks keep it, and with it the stream, alive
 };
 

@@ -45,6 +45,10 @@ std::string describe_libraries() {
   return {};
 }
 void fail_allocation(int64_t) {}
+PrefetchUse prefetch_use(const Backend&) {
+  return {};
+}
+void settle_prefetch(Backend&) {}
 void* allocate_pinned(size_t) {
   return nullptr;
 }

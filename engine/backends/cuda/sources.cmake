@@ -65,6 +65,7 @@ set(PARE_CUDA_SOURCES
   packed_vector_codebook4.cu
   packed_vector_w4.cu
   packed_vector_w8.cu
+  prefetcher.cpp
   quantized_rows.cpp
   rotary.cu
   rows.cu

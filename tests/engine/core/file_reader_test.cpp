@@ -119,6 +119,10 @@ TEST(MappedFile, MapsWholeFiles) {
   (*mapped)->will_need(100, 1 << 20);
   (*mapped)->drop(0, 10'000);
   (*mapped)->drop(20'000, 1);
+  read_ahead(bytes.subspan(5000, 3000));
+  read_ahead({});
+  read_ahead(std::as_bytes(std::span(text)));  // no mapping: nothing happens to it
+  EXPECT_EQ(text, std::string(10'000, 'm'));
   EXPECT_EQ(static_cast<char>(bytes[9'999]), 'm');
   spill(path, "");
   const auto empty = InputFile::open(path);
