@@ -191,22 +191,19 @@ Result<std::string> compute_type(const DistillArguments& arguments, const Common
   return arguments.compute;
 }
 
-Status check_distill_device(const DistillArguments& arguments, const DistillSettings& settings,
-                            const ModelConfig& student, Device device, int ranks) {
+Status check_distill_device(const DistillSettings& settings, const ModelConfig& student, Device device,
+                            int ranks) {
   PARE_CHECK(check_training_device(device, settings.trainer, ranks));
   if (device.is_host()) return {};
-  const auto refused = [&](const char* path, const char* what) {
+  for (const BlockConfig& block : student.blocks) {
+    if (!block.is_mixture()) continue;
     return Error{.exit = Exit::unsupported,
-                 .path = path,
-                 .what = what,
+                 .path = "--student",
+                 .what = "mixtures of experts are trained on hosts only",
                  .got = device.name(),
                  .limit = "--device cpu",
                  .limit_label = "expected"};
-  };
-  if (arguments.qat_activations != "none")
-    return refused("--qat-activations", "rounded inputs are trained on hosts only");
-  for (const BlockConfig& block : student.blocks)
-    if (block.is_mixture()) return refused("--student", "mixtures of experts are trained on hosts only");
+  }
   return {};
 }
 

@@ -117,8 +117,8 @@ class DistillJob {
     PARE_TRY(settings_, distill_settings(arguments_, models_.origin, common_.seed));
     PARE_TRY(device_, chosen_device(common_));
     PARE_TRY(limit_, process_limit(common_, device_));
-    PARE_CHECK(check_distill_device(arguments_, settings_, models_.student_model.config, device_,
-                                    group_->exchange().size()));
+    PARE_CHECK(
+        check_distill_device(settings_, models_.student_model.config, device_, group_->exchange().size()));
     if (settings_.scheme) PARE_CHECK(check_learnable(*settings_.scheme, "--qat"));
     PARE_TRY(data_,
              load_distill_data(arguments_, *models_.student, models_.student_model.config, common_.seed));

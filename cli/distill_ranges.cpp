@@ -4,6 +4,7 @@
 
 #include "calibrate/activation_range.h"
 #include "calibrate/block_pipeline.h"
+#include "cli/command.h"
 #include "engine/core/job_folder.h"
 
 namespace pare::cli {
@@ -28,6 +29,11 @@ Result<std::map<std::string, ActivationQuant>> static_input_grids(const DistillR
   PARE_TRY(CalibrationWindows windows, first_windows(*run.data.training));
   PipelineOptions options;
   options.memory_limit = run.limit_bytes;
+  options.device = run.device;
+  if (!run.device.is_host()) {
+    options.device_limit = run.limit_bytes;
+    PARE_TRY(options.memory_limit, memory_limit(run.common));
+  }
   if (run.folder != nullptr) options.spill_folder = run.folder->path();
   auto source = std::make_shared<EditedSource>(run.models.student);
   PARE_TRY(const auto pipeline,

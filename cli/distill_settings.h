@@ -48,10 +48,10 @@ struct DistillSettings {
 Result<DistillSettings> distill_settings(const DistillArguments& arguments, const StudentOrigin& origin,
                                          uint64_t seed);
 
-// Exit 4 for what is trained on hosts only: that of check_training_device(), rounded inputs, mixtures of
+// Exit 4 for what is trained on hosts only: that of check_training_device(), and mixtures of
 // experts. Asked before anything is written.
-Status check_distill_device(const DistillArguments& arguments, const DistillSettings& settings,
-                            const ModelConfig& student, Device device, int ranks);
+Status check_distill_device(const DistillSettings& settings, const ModelConfig& student, Device device,
+                            int ranks);
 
 // The schedule of a run of so many steps.
 Result<LearningRateSchedule> schedule_of(const DistillArguments& arguments, const DistillSettings& settings,

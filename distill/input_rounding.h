@@ -1,5 +1,5 @@
 // distill/input_rounding.h: the inputs of a linear rounded as its integer product will round them, with the
-// straight-through gradient. Host memory.
+// straight-through gradient.
 //
 // A dynamic scale is found per token (engine/tensor/integer_product.h) and counts as constant: no value lies
 // outside its range, so gradients pass as they are. A static scale is learned like the steps of weights:
@@ -21,14 +21,16 @@ class InputRounding {
  public:
   // `in`: columns of the inputs. A static scale starts at activation.scale; its parameter is
   // `<name>:input_scale`, f32 [1, 1]. Exit 3 for an activation that is not valid, 6.
-  static Result<InputRounding> make(const std::string& name, const ActivationQuant& activation, int64_t in);
+  static Result<InputRounding> make(const std::string& name, const ActivationQuant& activation, int64_t in,
+                                    Device device);
 
   // Null for dynamic scales.
   const std::shared_ptr<Parameter>& step() const { return step_; }
-  // Brings the learned scale back above 1e-8. Exit 7 when it is not finite.
+  // Brings the learned scale back above 1e-8. Exit 7 when it is not finite; on a GPU it becomes NaN instead,
+  // and with it the next loss.
   Status keep_positive();
   // As it is stored with the matrix: the scale is the learned one.
-  ActivationQuant current() const;
+  Result<ActivationQuant> current() const;  // exit 6
 
   // x, out f32 [tokens, in], rows may have gaps; out may alias x. A token that is not finite becomes NaN.
   void forward(const Tensor& x, Tensor& out) const;

@@ -11,6 +11,8 @@
 
 #include "distill/parameter_pieces.h"
 #include "engine/core/random.h"
+#include "engine/tensor/training_ops.h"
+#include "engine/tensor/transfer.h"
 
 namespace pare {
 namespace {
@@ -32,11 +34,12 @@ std::string_view kind_name(HiddenLossKind kind) {
 // Entries N(0, 1 / columns), which keeps norms on average.
 Result<std::shared_ptr<Parameter>> make_projection(const std::string& name, int64_t rows, int64_t columns,
                                                    Device device, uint64_t seed) {
-  PARE_TRY(Tensor value, Tensor::allocate(DType::f32, {rows, columns}, device));
+  PARE_TRY(Tensor value, Tensor::allocate(DType::f32, {rows, columns}));
   const Random random(seed, RandomPurpose::random_projection, name);
   const float deviation = 1.0f / std::sqrt(float(columns));
   for (int64_t i = 0; i < value.numel(); ++i)
     value.mutable_data<float>()[i] = deviation * random.normal(uint64_t(i));
+  PARE_TRY(value, moved(value, device));
   return Parameter::make(name, Parameter::Kind::adapter, std::move(value));
 }
 
@@ -101,11 +104,6 @@ struct IntermediateLoss::State {
     int student = -1, teacher = -1;  // blocks; none without attention
     int64_t heads = 0;
   };
-  // Of the first step's data.
-  struct Moments {
-    double sum = 0.0, squares = 0.0, count = 0.0;
-  };
-
   IntermediateConfig config;
   TeacherNeeds needs;
   std::vector<HiddenPair> hidden;
@@ -118,14 +116,40 @@ struct IntermediateLoss::State {
   Device device;
   std::optional<Workspace> workspace;
 
-  std::vector<double> values;    // sums of this rank: of each pair of hidden states, then of attention
-  std::vector<Moments> moments;  // of each pair of hidden states
+  // Sums of this rank, on the device until a step ends, so that nothing waits in between: f64, the value of
+  // each pair of hidden states, then of attention; of the first step's data also sum and squares of each
+  // teacher's state.
+  Tensor sums;
+  std::vector<double> counts;  // elements behind sum and squares
   double measured_logit_loss = 0.0;
+  Tensor ids;  // i32 [largest batch]: targets on the device
 
+  Status allocate() {
+    PARE_TRY(sums, Tensor::allocate(DType::f64, {int64_t(3 * hidden.size() + 1)}, device));
+    start();
+    return {};
+  }
   void start() {
-    values.assign(hidden.size() + 1, 0.0);
-    moments.assign(hidden.size(), {});
+    clear(sums);
+    counts.assign(hidden.size(), 0.0);
     measured_logit_loss = 0.0;
+  }
+  Tensor value(size_t pair) const { return sums.rows(int64_t(pair), int64_t(pair) + 1); }
+  Tensor attention_value() const { return value(hidden.size()); }
+  Tensor moments(size_t pair) const {
+    const auto first = int64_t(hidden.size() + 1 + 2 * pair);
+    return sums.rows(first, first + 2);
+  }
+  Result<std::vector<double>> read_sums() const {
+    PARE_TRY(const Tensor here, moved(sums, device.is_host() ? device : Device::cpu()));
+    return std::vector<double>(here.data<double>(), here.data<double>() + here.numel());
+  }
+  Result<Tensor> on_device(const Tensor& targets) const {
+    const Tensor flat = targets.reshaped({targets.numel()});
+    if (device.is_host()) return flat.on(device);
+    const Tensor own = ids.rows(0, flat.numel());
+    PARE_CHECK(copy_into(flat, own));
+    return own;
   }
   // The sum of what the values weigh, before the weight of all.
   double total(std::span<const double> sums) const {
@@ -168,14 +192,6 @@ Status IntermediateLoss::State::pair_attention(const ModelConfig& student, const
 Result<std::unique_ptr<IntermediateLoss>> IntermediateLoss::make(const IntermediateConfig& config,
                                                                  const TrainingModel& student,
                                                                  const ModelConfig& teacher, uint64_t seed) {
-  if (!student.device().is_host())
-    return Error{.exit = Exit::unsupported,
-                 .rule = {},
-                 .path = student.device().name(),
-                 .where = "intermediate losses",
-                 .what = "not on this device",
-                 .got = {},
-                 .limit = {}};
   if (!(config.weight >= 0.0 && std::isfinite(config.weight)))
     return bad_value("weight", "outside its range", fmt::format("{}", config.weight),
                      "0 (balanced) or above");
@@ -205,7 +221,7 @@ Result<std::unique_ptr<IntermediateLoss>> IntermediateLoss::make(const Intermedi
     state.needs.hidden.assign(wanted.begin(), wanted.end());
   }
   if (config.attention) PARE_CHECK(state.pair_attention(student.config(), teacher, map.back()));
-  state.start();
+  PARE_CHECK(state.allocate());
   return loss;
 }
 
@@ -230,6 +246,9 @@ Status IntermediateLoss::reserve(const Batch& largest) {
       bytes = std::max(
           bytes, relation_loss_bytes(s.device, largest.tokens_per_sequence, own, others, s.attention.heads));
   PARE_TRY(s.workspace, Workspace::reserve(bytes, s.device));
+  if (!s.device.is_host()) {
+    PARE_TRY(s.ids, Tensor::allocate(DType::i32, {largest.tokens()}, s.device));
+  }
   return {};
 }
 
@@ -237,43 +256,42 @@ Status IntermediateLoss::measure(TrainingModel& student, const Teacher& teacher,
                                  const Tensor& targets, double logit_loss) {
   State& s = *state_;
   s.measured_logit_loss += logit_loss;
+  PARE_TRY(const Tensor ids, s.on_device(targets));
+  const int32_t* target_ids = targets.data<int32_t>();
+  const auto counting =
+      double(std::count_if(target_ids, target_ids + targets.numel(), [](int32_t id) { return id >= 0; }));
   Tensor none;
   for (size_t i = 0; i < s.hidden.size(); ++i) {
     const Tensor& target = teacher.hidden(s.hidden[i].teacher);
-    s.values[i] += hidden_loss(s.config.hidden, student.hidden(s.hidden[i].student), target,
-                               s.hidden[i].projection.get(), targets, 0.0, none, *s.workspace);
+    Tensor value = s.value(i), moments = s.moments(i);
+    hidden_loss(s.config.hidden, student.hidden(s.hidden[i].student), target, s.hidden[i].projection.get(),
+                ids, 0.0, none, value, *s.workspace);
     if (s.config.hidden != HiddenLossKind::mse) continue;  // angles know no scale
-    for (int64_t row = 0; row < target.size(0); ++row) {
-      if (targets.data<int32_t>()[row] < 0) continue;
-      const float* values = target.data<float>() + row * target.row_stride();
-      for (int64_t c = 0; c < target.size(1); ++c) {
-        s.moments[i].sum += double(values[c]);
-        s.moments[i].squares += double(values[c]) * double(values[c]);
-      }
-      s.moments[i].count += double(target.size(1));
-    }
+    ops::state_moments(target, ids, moments);
+    s.counts[i] += counting * double(target.size(1));
   }
   if (s.attention.student < 0) return {};
   AttentionParts parts;
   PARE_CHECK(student.attention_parts(s.attention.student, parts));
   const AttentionParts& theirs = teacher.attention(s.attention.teacher);
+  Tensor value = s.attention_value();
   for (const auto& [own, other] :
        {std::pair(&parts.q, &theirs.q), std::pair(&parts.k, &theirs.k), std::pair(&parts.v, &theirs.v)})
-    s.values.back() +=
-        relation_loss(*own, *other, batch, s.attention.heads, s.is_causal, targets, 0.0, none, *s.workspace);
+    PARE_CHECK(relation_loss(*own, *other, batch, s.attention.heads, s.is_causal, ids, 0.0, none, value,
+                             *s.workspace));
   return {};
 }
 
 Status IntermediateLoss::finish_measuring(GradientExchange& exchange) {
   State& s = *state_;
-  std::vector<double> sums = s.values;
-  for (const State::Moments& moments : s.moments)
-    sums.insert(sums.end(), {moments.sum, moments.squares, moments.count});
+  PARE_TRY(std::vector<double> sums, s.read_sums());
+  const size_t first_count = sums.size();
+  sums.insert(sums.end(), s.counts.begin(), s.counts.end());
   sums.push_back(s.measured_logit_loss);
   PARE_CHECK(exchange.sum(std::span<double>(sums)));
   for (size_t i = 0; i < s.hidden.size() && s.config.hidden == HiddenLossKind::mse; ++i) {
-    const double* moments = &sums[s.values.size() + 3 * i];
-    const double count = std::max(1.0, moments[2]), mean = moments[0] / count;
+    const double* moments = &sums[s.hidden.size() + 1 + 2 * i];
+    const double count = std::max(1.0, sums[first_count + i]), mean = moments[0] / count;
     const double variance = moments[1] / count - mean * mean;
     s.hidden[i].variance = variance > 0.0 && std::isfinite(variance) ? variance : 1.0;
   }
@@ -283,42 +301,45 @@ Status IntermediateLoss::finish_measuring(GradientExchange& exchange) {
   return {};
 }
 
-BackwardHooks IntermediateLoss::hooks(TrainingModel& student, const Teacher& teacher, const Batch& batch,
-                                      const Tensor& targets, double gradient_scale) {
+Result<BackwardHooks> IntermediateLoss::hooks(TrainingModel& student, const Teacher& teacher,
+                                              const Batch& batch, const Tensor& targets,
+                                              double gradient_scale) {
   State* s = state_.get();
   const double scale = gradient_scale * s->weight;
+  PARE_TRY(const Tensor own_ids, s->on_device(targets));
+  const Tensor ids = own_ids;
   BackwardHooks hooks;
   if (!s->hidden.empty())
-    hooks.hidden = [s, &student, &teacher, targets, scale](int index, Tensor& dhidden) -> Status {
+    hooks.hidden = [s, &student, &teacher, ids, scale](int index, Tensor& dhidden) -> Status {
       for (size_t i = 0; i < s->hidden.size(); ++i) {
         const State::HiddenPair& pair = s->hidden[i];
         if (pair.student != index) continue;
-        s->values[i] +=
-            hidden_loss(s->config.hidden, student.hidden(index), teacher.hidden(pair.teacher),
-                        pair.projection.get(), targets, scale / pair.variance, dhidden, *s->workspace);
+        Tensor value = s->value(i);
+        hidden_loss(s->config.hidden, student.hidden(index), teacher.hidden(pair.teacher),
+                    pair.projection.get(), ids, scale / pair.variance, dhidden, value, *s->workspace);
       }
       return {};
     };
   if (s->attention.student >= 0)
-    hooks.attention = [s, &teacher, batch, targets, scale](int block, const AttentionParts& parts,
-                                                           AttentionParts& gradients) -> Status {
+    hooks.attention = [s, &teacher, batch, ids, scale](int block, const AttentionParts& parts,
+                                                       AttentionParts& gradients) -> Status {
       if (block != s->attention.student) return {};
       const AttentionParts& theirs = teacher.attention(s->attention.teacher);
+      Tensor value = s->attention_value();
       const auto compare = [&](const Tensor& own, const Tensor& other, Tensor& gradient) {
-        s->values.back() += relation_loss(own, other, batch, s->attention.heads, s->is_causal, targets, scale,
-                                          gradient, *s->workspace);
+        return relation_loss(own, other, batch, s->attention.heads, s->is_causal, ids, scale, gradient, value,
+                             *s->workspace);
       };
-      compare(parts.q, theirs.q, gradients.q);
-      compare(parts.k, theirs.k, gradients.k);
-      compare(parts.v, theirs.v, gradients.v);
-      return {};
+      PARE_CHECK(compare(parts.q, theirs.q, gradients.q));
+      PARE_CHECK(compare(parts.k, theirs.k, gradients.k));
+      return compare(parts.v, theirs.v, gradients.v);
     };
   return hooks;
 }
 
 Result<double> IntermediateLoss::finish_step(GradientExchange& exchange, double logit_loss, int64_t tokens) {
   State& s = *state_;
-  std::vector<double> sums = s.values;
+  PARE_TRY(std::vector<double> sums, s.read_sums());
   PARE_CHECK(exchange.sum(std::span<double>(sums)));
   const double sum = s.total(sums);
   const double weighted = s.weight * sum / double(std::max<int64_t>(1, tokens));

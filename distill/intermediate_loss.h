@@ -49,19 +49,21 @@ struct IntermediateConfig {
 Result<std::vector<int>> map_layers(int64_t student_blocks, int64_t teacher_blocks,
                                     const std::vector<int>& surviving);
 
-// h [tokens, D_s] against target [tokens, D_t] through an optional projection. Rows with a negative target id
-// do not count. Returns the sum over counting rows of |e|^2 / D_t (mse) or 1 - cos (cosine), in double.
-// `scale` multiplies the gradient; dh is added to, and so is projection->gradient; an undefined dh: no
-// gradient.
-double hidden_loss(HiddenLossKind kind, const Tensor& h, const Tensor& target, Parameter* projection,
-                   const Tensor& target_ids, double scale, Tensor& dh, Workspace& workspace);
+// All tensors of both are on one device, and so is the workspace. target_ids i32 [tokens]: rows with a
+// negative one do not count. `sum` f64 [1] is added to; nothing waits.
+//
+// h [tokens, D_s] against target [tokens, D_t] through an optional projection: the sum over counting rows of
+// |e|^2 / D_t (mse) or 1 - cos (cosine). `scale` multiplies the gradient; dh is added to, and so is
+// projection->gradient; an undefined dh: no gradient.
+void hidden_loss(HiddenLossKind kind, const Tensor& h, const Tensor& target, Parameter* projection,
+                 const Tensor& target_ids, double scale, Tensor& dh, Tensor& sum, Workspace& workspace);
 size_t hidden_loss_bytes(Device device, int64_t tokens, int64_t student_size, int64_t teacher_size);
 
-// x [tokens, relation_heads * d_s], target [tokens, relation_heads * d_t]; rows may have gaps. Returns the
-// sum over counting rows of the mean over heads of KL; dx is added to; undefined: no gradient. Memory of one
-// matrix of scores on each side.
-double relation_loss(const Tensor& x, const Tensor& target, const Batch& batch, int64_t relation_heads,
-                     bool is_causal, const Tensor& target_ids, double scale, Tensor& dx,
+// x [tokens, relation_heads * d_s], target [tokens, relation_heads * d_t]; rows may have gaps: the sum over
+// counting rows of the mean over heads of KL; dx is added to; undefined: no gradient. Memory of one matrix of
+// scores on each side. Exit 6.
+Status relation_loss(const Tensor& x, const Tensor& target, const Batch& batch, int64_t relation_heads,
+                     bool is_causal, const Tensor& target_ids, double scale, Tensor& dx, Tensor& sum,
                      Workspace& workspace);
 size_t relation_loss_bytes(Device device, int64_t tokens_per_sequence, int64_t student_width,
                            int64_t teacher_width, int64_t relation_heads);
@@ -70,7 +72,7 @@ size_t relation_loss_bytes(Device device, int64_t tokens_per_sequence, int64_t s
 class IntermediateLoss {
  public:
   // Sizes of the teacher; the projections begin as random matrices of norm-keeping scale from `seed`. Exit 2
-  // (a mapping that does not fit), 4 (a device that is not the host's), 6.
+  // (a mapping that does not fit), 6.
   static Result<std::unique_ptr<IntermediateLoss>> make(const IntermediateConfig& config,
                                                         const TrainingModel& student,
                                                         const ModelConfig& teacher, uint64_t seed);
@@ -91,8 +93,9 @@ class IntermediateLoss {
 
   // Hooks for the backward pass of this batch; the teacher was started for it. gradient_scale: 1 / N of the
   // step times the loss scale. What they point to stays alive until backward() returns.
-  BackwardHooks hooks(TrainingModel& student, const Teacher& teacher, const Batch& batch,
-                      const Tensor& targets, double gradient_scale);
+  // Exit 6.
+  Result<BackwardHooks> hooks(TrainingModel& student, const Teacher& teacher, const Batch& batch,
+                              const Tensor& targets, double gradient_scale);
   // After the last batch of a step, also of one that is left out: the weighted value per token; then the
   // weight of the next step is known. logit_loss: the sum over all ranks. Collective.
   Result<double> finish_step(GradientExchange& exchange, double logit_loss, int64_t tokens);

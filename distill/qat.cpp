@@ -100,13 +100,8 @@ Result<std::unique_ptr<WeightTransform>> FakeQuantizer::make(const std::string& 
   PARE_TRY(Tensor steps, moved(grid.scales, device));
   PARE_TRY(self.steps_, Parameter::make(name + ":scales", Parameter::Kind::step, std::move(steps)));
   if (options.activation) {
-    if (!device.is_host())
-      return Error{.exit = Exit::unsupported,
-                   .where = quote(name),
-                   .what = "rounded inputs are trained on hosts only; use --device cpu",
-                   .got = device.name()};
     PARE_CHECK(check_integer_product(options.scheme, *options.activation, /*has_group_index=*/false));
-    PARE_TRY(InputRounding rounding, InputRounding::make(name, *options.activation, self.in_));
+    PARE_TRY(InputRounding rounding, InputRounding::make(name, *options.activation, self.in_, device));
     self.inputs_ = std::move(rounding);
   }
   PARE_CHECK(self.refresh_scales());
@@ -219,7 +214,9 @@ Result<WeightData> FakeQuantizer::stored(const Tensor& master) const {
                  tensor.codes.mutable_data<uint8_t>() + row * scheme_.row_bytes(in_));
     }
   });
-  if (inputs_) tensor.activation = inputs_->current();
+  if (inputs_) {
+    PARE_TRY(tensor.activation, inputs_->current());
+  }
   PARE_CHECK(tensor.validate({}, name_));
   return WeightData{.form = std::make_shared<const QuantizedTensor>(std::move(tensor))};
 }

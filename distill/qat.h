@@ -31,8 +31,8 @@ struct QatOptions {
 // The transform of one matrix. Its parameters are `<name>:scales` f32 [out, groups] ([1, 1] for a scale per
 // tensor) and, with a static activation, `<name>:input_scale`. forward() fails with exit 7 when a step is not
 // finite (on a GPU the effective matrix becomes NaN instead). Zero points stay where they start. Exit 4
-// (RC14, PK20) for a scheme or an activation that cannot be trained, or rounded inputs on a device that is
-// not a host; 3 for an impossible activation; 7 for weights that are not finite; 6.
+// (RC14, PK20) for a scheme or an activation that cannot be trained; 3 for an impossible activation; 7 for
+// weights that are not finite; 6.
 Result<std::unique_ptr<WeightTransform>> make_fake_quantizer(const std::string& name, const Tensor& master,
                                                              const QatOptions& options);
 

@@ -131,7 +131,7 @@ Result<LossSums> Trainer::State::add_gradients(const TrainingBatch& batch, doubl
   BackwardHooks hooks;
   if (intermediate) {
     const Batch shape{.sequences = batch.sequences, .tokens_per_sequence = data.context()};
-    hooks = intermediate->hooks(student, *teacher, shape, batch.targets, gradient_scale);
+    PARE_TRY(hooks, intermediate->hooks(student, *teacher, shape, batch.targets, gradient_scale));
   }
   PARE_CHECK(student.backward(gradient, hooks));
   return sums;

@@ -63,8 +63,6 @@ Status check_training_device(Device device, const TrainerOptions& options, int r
                  .limit = "--device cpu",
                  .limit_label = "expected"};
   };
-  if (options.intermediate.enabled())
-    return refused("intermediate losses", "hidden states and relations are compared on hosts only");
   if (options.privacy) return refused("privacy", "differentially private gradients are made on hosts only");
   if (ranks > 1) return refused("processes", "several processes train together on hosts only");
   return {};

@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <span>
 
+#include "engine/tensor/activation_quant.h"
 #include "engine/tensor/backend.h"
 
 namespace pare {
@@ -219,6 +220,89 @@ struct FakeQuantizeBackwardArgs {
   float low, high, step_gradient;
 };
 
+// How far a row of states is from a teacher's.
+enum class StateDistance : uint8_t {
+  squared,  // |x - t|^2 / columns
+  cosine,   // 1 - <x, t> / (|x| |t|), norms at least kLeastStateNorm
+};
+constexpr double kLeastStateNorm = 1e-8;
+
+// values[r] = distance(x[r], teacher[r]);  dx[r] (+)= scale * gradient. A row with a negative id counts for
+// nothing: 0.
+struct StateDistanceArgs {
+  const float* x;        // [rows, columns]
+  const float* teacher;  // [rows, columns]
+  const int32_t* ids;    // [rows]
+  double* values;        // [rows]
+  float* dx;             // [rows, columns] or null: no gradient; must not alias x
+  int64_t rows, columns, x_stride, teacher_stride, dx_stride;
+  StateDistance kind;
+  bool accumulate;
+  double scale;
+};
+
+// Relations of the tokens of one sequence: a row of products <x_i, x_j> stands for p = softmax_j(scale *
+// row), over all columns, or (causal) those up to the row's own number.
+//   values[i] = KL(p_t || p_s) in nats;  scores = gradient_scale * scale * (p_s - p_t), 0 where not seen
+// A row with a negative id counts for nothing: 0.
+struct RelationRowsArgs {
+  float* scores;         // [rows, columns] of the student; overwritten
+  const float* teacher;  // [rows, columns]
+  const int32_t* ids;    // [rows]
+  double* values;        // [rows]
+  int64_t rows, columns, stride, teacher_stride;
+  double scale, teacher_scale, gradient_scale;  // scales of both sides > 0
+  bool causal;                                  // rows == columns
+};
+
+// sums[0] += sum x;  sums[1] += sum x^2, over the rows whose id is not negative
+struct StateMomentsArgs {
+  const float* x;      // [rows, columns]
+  const int32_t* ids;  // [rows]
+  double* sums;        // [2]
+  int64_t rows, columns, stride;
+};
+
+// out += factor * sum x
+struct AddSumArgs {
+  const double* x;  // [count]
+  double* out;      // [1]
+  int64_t count;
+  double factor;
+};
+
+// out += x
+struct AddRowsArgs {
+  const float* x;  // [rows, columns]
+  float* out;
+  int64_t rows, columns, x_stride, out_stride;
+};
+
+// Inputs of a linear as its integer product will round them (integer_product.h): with s and y the scale and
+// zero point of the row,
+//   out = s * clamp(rint(x / s), low - y, high - y)
+// Dynamic: those of activation_grid(); static: s = *step, y as in `activation`, whose own scale is not read.
+// A row that is not finite becomes NaN.
+struct RoundInputsArgs {
+  const float* x;     // [rows, columns]
+  float* out;         // may alias x
+  const float* step;  // [1] where static, else null
+  int64_t rows, columns, x_stride, out_stride;
+  ActivationQuant activation;
+};
+
+// Of static ones, in place: dx = 0 where rint(x / s) is outside of the range, and
+//   *dstep += share * sum dx * (inside: rint(x / s) - x / s; below: low - y; above: high - y)
+struct RoundInputsBackwardArgs {
+  const float* x;  // [rows, columns]
+  float* dx;       // in: the gradient of out
+  const float* step;
+  float* dstep;  // [1]
+  int64_t rows, columns, x_stride, dx_stride;
+  ActivationQuant activation;
+  double share;
+};
+
 // Count elements whose squares are summed.
 struct SquaresArgs {
   const float* x;
@@ -293,10 +377,21 @@ class TrainingBackend {
   virtual void fake_quantize(const FakeQuantizeArgs&) = 0;
   virtual void fake_quantize_backward(const FakeQuantizeBackwardArgs&) = 0;
 
-  // All parameters of a model at once, and one number for all of them; each of the list as by itself. On a GPU
-  // one launch, and one wait for the number. The bytes of the number depend on the counts alone.
+  // All parameters of a model at once, and one number for all of them; each of the list as by itself. On a
+  // GPU one launch, and one wait for the number. The bytes of the number depend on the counts alone.
   virtual void adamw_list(std::span<const AdamWArgs> list);
   virtual double sum_of_squares_list(std::span<const SquaresArgs> list);
+
+  // Losses between states of student and teacher; host loops in double by default.
+  virtual void state_distance(const StateDistanceArgs&);
+  virtual void relation_rows(const RelationRowsArgs&);
+  virtual void state_moments(const StateMomentsArgs&);
+  virtual void add_sum(const AddSumArgs&);
+  virtual void add_rows(const AddRowsArgs&);
+
+  // Rounded inputs; the host's is the definition.
+  virtual void round_inputs(const RoundInputsArgs&);
+  virtual void round_inputs_backward(const RoundInputsBackwardArgs&);
 
   // Small ones, host loops by default.
   virtual void apply_mask(const MaskArgs&);

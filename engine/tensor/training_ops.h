@@ -95,6 +95,26 @@ void fake_quantize_backward(const Tensor& weight, const Tensor& scales, const Te
                             int64_t group_width, CodeRange range, float step_gradient, const Tensor& dout,
                             Tensor& dweight, Tensor& dscales);
 
+// Losses between states of student and teacher: StateDistanceArgs and the structs behind it. ids i32 [rows];
+// values f64 [rows]; dx may be undefined.
+void state_distance(StateDistance kind, const Tensor& x, const Tensor& teacher, const Tensor& ids,
+                    double scale, bool accumulate, Tensor& values, Tensor& dx);
+struct RelationScales {
+  double student = 1.0, teacher = 1.0, gradient = 1.0;
+};
+// scores, teacher [tokens, tokens]
+void relation_rows(Tensor& scores, const Tensor& teacher, const Tensor& ids, bool is_causal,
+                   const RelationScales& scales, Tensor& values);
+void state_moments(const Tensor& x, const Tensor& ids, Tensor& sums);  // sums f64 [2], added to
+void add_sum(const Tensor& x, double factor, Tensor& out);             // x f64, contiguous; out f64 [1]
+void add_rows(const Tensor& x, Tensor& out);                           // out += x; rows may have gaps
+
+// RoundInputsArgs; step f32 [1] on the device of x where `activation` is static, else undefined. dx in place,
+// dstep f32 [1] added to.
+void round_inputs(const Tensor& x, const ActivationQuant& activation, const Tensor& step, Tensor& out);
+void round_inputs_backward(const Tensor& x, const ActivationQuant& activation, const Tensor& step,
+                           double share, Tensor& dx, Tensor& dstep);
+
 // x = +0 where the mask (whose bits are on the device of x) removes; contiguous f32 [out, in]
 void apply_mask(const Mask& mask, Tensor& x);
 // sums f32 [columns] += the rows of x [rows, columns]

@@ -13,6 +13,22 @@ using test::normals;
 
 constexpr int64_t kTokens = 12;
 
+// The sums of both losses as numbers.
+double hidden_loss(HiddenLossKind kind, const Tensor& h, const Tensor& target, Parameter* projection,
+                   const Tensor& target_ids, double scale, Tensor& dh, Workspace& workspace) {
+  Tensor sum = checked(Tensor::allocate(DType::f64, {1}, h.device()));
+  pare::hidden_loss(kind, h, target, projection, target_ids, scale, dh, sum, workspace);
+  return sum.data<double>()[0];
+}
+double relation_loss(const Tensor& x, const Tensor& target, const Batch& batch, int64_t relation_heads,
+                     bool is_causal, const Tensor& target_ids, double scale, Tensor& dx,
+                     Workspace& workspace) {
+  Tensor sum = checked(Tensor::allocate(DType::f64, {1}, x.device()));
+  checked(pare::relation_loss(x, target, batch, relation_heads, is_causal, target_ids, scale, dx, sum,
+                              workspace));
+  return sum.data<double>()[0];
+}
+
 class IntermediateLossTest : public test::TrainingTest {
  protected:
   void SetUp() override {

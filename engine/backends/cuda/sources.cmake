@@ -83,10 +83,12 @@ set(PARE_CUDA_SOURCES
   staging.cpp
   training_activation.cu
   training_embedding.cu
+  training_inputs.cu
   training_loss.cu
   training_loss_known.cu
   training_norm.cu
   training_optimizer.cu
   training_quantize.cu
   training_small.cu
+  training_states.cu
 )

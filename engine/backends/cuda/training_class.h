@@ -34,6 +34,13 @@ class CudaTraining final : public TrainingBackend {
 
   void adamw_list(std::span<const AdamWArgs> list) override;
   double sum_of_squares_list(std::span<const SquaresArgs> list) override;
+  void state_distance(const StateDistanceArgs& a) override;  // training_states.cu
+  void relation_rows(const RelationRowsArgs& a) override;
+  void state_moments(const StateMomentsArgs& a) override;
+  void add_sum(const AddSumArgs& a) override;
+  void add_rows(const AddRowsArgs& a) override;
+  void round_inputs(const RoundInputsArgs& a) override;  // training_inputs.cu
+  void round_inputs_backward(const RoundInputsBackwardArgs& a) override;
   void apply_mask(const MaskArgs& a) override;
   void column_sums(const ColumnSumsArgs& a) override;
   void scale(const ScaleArgs& a) override;

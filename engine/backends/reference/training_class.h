@@ -1,5 +1,5 @@
-// engine/backends/reference/training_class.h: the operations of training, scalar and in double: the definition that
-// every other backend is compared with. One .cpp per family of ops.
+// engine/backends/reference/training_class.h: the operations of training, scalar and in double: the
+// definition that every other backend is compared with. One .cpp per family of ops.
 #pragma once
 
 #include "engine/tensor/training_backend.h"
@@ -29,6 +29,9 @@ class ReferenceTraining final : public TrainingBackend {
   double sum_of_squares(const float* x, int64_t count) override;
   void fake_quantize(const FakeQuantizeArgs& a) override;
   void fake_quantize_backward(const FakeQuantizeBackwardArgs& a) override;
+
+  void state_distance(const StateDistanceArgs& a) override;  // training_states.cpp
+  void relation_rows(const RelationRowsArgs& a) override;
 };
 
 }  // namespace pare::reference

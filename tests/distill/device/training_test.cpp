@@ -205,6 +205,39 @@ TEST_P(DeviceTrainingTest, StepsOfGridsAreLearned) {
   }
 }
 
+// Inputs rounded as integer products will round them; static steps are parameters like those of weights.
+TEST_P(DeviceTrainingTest, InputsAreRounded) {
+  using Mode = ActivationQuant::Mode;
+  for (const ActivationQuant& activation :
+       {ActivationQuant{}, ActivationQuant{.symmetric = false},
+        ActivationQuant{.mode = Mode::static_tensor, .symmetric = true, .scale = 0.02f}}) {
+    SCOPED_TRACE(activation.text());
+    TrainingForm form;
+    form.transform = [&](const std::string& name, const Tensor& master) {
+      return make_fake_quantizer(
+          name, master, {.scheme = checked(QuantScheme::parse("int8-ch-sf32")), .activation = activation});
+    };
+    const auto here = start_run(Device::cpu(), options(LossKind::kl), {.form = form});
+    const auto there = start_run(kGpu, options(LossKind::kl), {.form = form});
+    const auto again = start_run(kGpu, options(LossKind::kl), {.form = form});
+    const auto reports = there->take(2);
+    expect_losses(reports, here->take(2), tolerance() > 0.0 ? 1e-2 : 1e-6);  // a code may turn over
+    expect_same_reports(again->take(2), reports);
+    expect_weights(*again, *there, 0.0);
+    const TensorSpec* spec = there->student->description().find("model.layers.0.mlp.up_proj.weight");
+    const auto stored = checked(there->student->stored(*spec)).quantized();
+    const auto same = checked(here->student->stored(*spec)).quantized();
+    ASSERT_TRUE(stored->activation.has_value() && same->activation.has_value());
+    EXPECT_EQ(stored->activation->mode, activation.mode);
+    EXPECT_NEAR(stored->activation->scale, same->activation->scale, 0.02 * same->activation->scale);
+    if (activation.mode == Mode::static_tensor) {
+      EXPECT_NE(stored->activation->scale, activation.scale);  // it was learned
+      const Parameter& step = there->named("model.layers.0.mlp.up_proj.weight:input_scale");
+      EXPECT_EQ(step.value.device(), kGpu);
+    }
+  }
+}
+
 TEST_P(DeviceTrainingTest, AdaptersAndNormsAlone) {
   TrainingForm form;
   form.lora_rank = 3;
@@ -223,6 +256,79 @@ TEST_P(DeviceTrainingTest, ValidationChangesNothing) {
   expect_losses(there->take(1), here->take(1), tolerance());
 }
 
+// Hidden states through a projection (the teacher is wider) and without one, by both distances, with
+// relations of the last block; the weight of their sum follows the loss of the logits.
+constexpr const char* kWideTeacher = R"({
+  "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 40, "hidden_size": 32,
+  "intermediate_size": 40, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+  "max_position_embeddings": 64, "tie_word_embeddings": false})";
+
+struct States {
+  const char* student;
+  const char* teacher;
+  IntermediateConfig losses;
+};
+std::vector<States> all_states() {
+  return {
+      {test::kTinyLlama, kWideTeacher, {.hidden = HiddenLossKind::mse, .attention = true}},
+      {test::kTinyLlama, kWideTeacher, {.hidden = HiddenLossKind::cosine, .weight = 0.5}},
+      {test::kTinyLlama, test::kTinyLlama, {.hidden = HiddenLossKind::cosine, .attention = true}},
+      {test::kTinyGpt2, test::kTinyGpt2, {.hidden = HiddenLossKind::mse, .attention = true, .weight = 0.3}}};
+}
+
+TEST_P(DeviceTrainingTest, StatesInsideFollowTheCpuAndRepeatThemselves) {
+  for (const States& states : all_states()) {
+    TrainerOptions wanted = options();
+    wanted.intermediate = states.losses;
+    const auto start = [&](Device device) {
+      return start_run(device, wanted, {.student = states.student, .teacher = states.teacher});
+    };
+    const auto here = start(Device::cpu()), there = start(kGpu), again = start(kGpu);
+    const auto expected = here->take(steps()), reports = there->take(steps());
+    expect_losses(reports, expected, tolerance());
+    for (size_t i = 0; i < reports.size(); ++i) {
+      EXPECT_GT(expected[i].intermediate, 0.0);
+      EXPECT_NEAR(reports[i].intermediate, expected[i].intermediate, tolerance() * expected[i].intermediate);
+    }
+    expect_weights(*there, *here, tolerance() > 0.0 ? 3e-3 : 0.0);
+    expect_same_reports(again->take(steps()), reports);
+    expect_weights(*again, *there, 0.0);
+  }
+}
+
+// Projections, their moments, variances and the weight of the sum go through the state of a job.
+TEST_P(DeviceTrainingTest, StatesInsideSavedAndRestored) {
+  TrainerOptions wanted = options();
+  wanted.intermediate = {.hidden = HiddenLossKind::mse, .attention = true};
+  const auto start = [&] { return start_run(kGpu, wanted, {.teacher = kWideTeacher}); };
+  const auto whole = start();
+  const auto expected = whole->take(steps());
+  TrainerState state;
+  std::vector<StepReport> reports;
+  {
+    const auto first = start();
+    reports = first->take(1);
+    checked(first->trainer->save(state));
+  }
+  const auto second = start();
+  checked(second->trainer->restore(state));
+  for (const StepReport& report : second->take(steps() - 1)) reports.push_back(report);
+  expect_same_reports(reports, expected);
+  for (size_t i = 0; i < reports.size(); ++i) EXPECT_EQ(reports[i].intermediate, expected[i].intermediate);
+  expect_weights(*second, *whole, 0.0);
+  const ParameterList& a = second->trainer->optimizer().parameters();
+  const ParameterList& b = whole->trainer->optimizer().parameters();
+  int projections = 0;
+  ASSERT_EQ(a.size(), b.size());
+  for (size_t i = 0; i < a.size(); ++i) {
+    if (!a[i]->name.starts_with("projection:")) continue;
+    ++projections;
+    EXPECT_EQ(a[i]->value.device(), kGpu);
+    EXPECT_EQ(host_values(a[i]->value), host_values(b[i]->value));
+  }
+  EXPECT_EQ(projections, 3);
+}
+
 // What is not done in device memory says so before anything is there.
 TEST_P(DeviceTrainingTest, WhatHostsAloneDoIsRefused) {
   const auto exit_of = [](const TrainerOptions& options) {
@@ -232,7 +338,8 @@ TEST_P(DeviceTrainingTest, WhatHostsAloneDoIsRefused) {
   TrainerOptions hidden = options(), noisy = options(LossKind::ce);
   hidden.intermediate.hidden = HiddenLossKind::mse;
   noisy.privacy = PrivateTraining{};
-  EXPECT_EQ(exit_of(hidden), Exit::unsupported);
+  hidden.intermediate.attention = true;
+  EXPECT_EQ(exit_of(hidden), Exit::ok);
   EXPECT_EQ(exit_of(noisy), Exit::unsupported);
   EXPECT_EQ(exit_of(options()), Exit::ok);
   EXPECT_FALSE(check_training_device(kGpu, options(), 2).has_value());

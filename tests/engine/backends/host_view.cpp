@@ -89,6 +89,34 @@ class TrainingView final : public TrainingBackend {
   double sum_of_squares_list(std::span<const SquaresArgs> list) override {
     return inner_.sum_of_squares_list(list);
   }
+  void state_distance(const StateDistanceArgs& a) override {
+    inner_.state_distance(a);
+    settle();
+  }
+  void relation_rows(const RelationRowsArgs& a) override {
+    inner_.relation_rows(a);
+    settle();
+  }
+  void state_moments(const StateMomentsArgs& a) override {
+    inner_.state_moments(a);
+    settle();
+  }
+  void add_sum(const AddSumArgs& a) override {
+    inner_.add_sum(a);
+    settle();
+  }
+  void add_rows(const AddRowsArgs& a) override {
+    inner_.add_rows(a);
+    settle();
+  }
+  void round_inputs(const RoundInputsArgs& a) override {
+    inner_.round_inputs(a);
+    settle();
+  }
+  void round_inputs_backward(const RoundInputsBackwardArgs& a) override {
+    inner_.round_inputs_backward(a);
+    settle();
+  }
   void apply_mask(const MaskArgs& a) override {
     inner_.apply_mask(a);
     settle();
