@@ -75,5 +75,43 @@ TEST(CudaStatesTest, NoOrderOfThreadsShows) {
   }
 }
 
+TEST(CudaStatesTest, NoOrderOfThreadsShowsInRoundedInputs) {
+  TrainingBackend& training = *emulated().training();
+  for (const auto& [rows, columns] : {std::pair<int64_t, int64_t>{37, 60}, {9, 700}, {3, 2100}}) {
+    const Tensor x = on_device(random_floats({rows, columns}, 4));
+    Tensor step = *Tensor::allocate(DType::f32, {2});
+    step.mutable_data<float>()[0] = 0.01f;
+    step.mutable_data<float>()[1] = 0.5f;
+    std::vector<Tensor> first;
+    in_all_orders([&] {
+      const Tensor out = on_device(random_floats({rows, columns}, 5)),
+                   dx = on_device(random_floats({rows, columns}, 6)), steps = on_device(step);
+      RoundInputsArgs forward{.x = x.data<float>(),
+                              .out = out.mutable_data<float>(),
+                              .step = nullptr,
+                              .rows = rows,
+                              .columns = columns,
+                              .x_stride = columns,
+                              .out_stride = columns,
+                              .activation = {.symmetric = false}};
+      training.round_inputs(forward);
+      training.round_inputs_backward({.x = x.data<float>(),
+                                      .dx = dx.mutable_data<float>(),
+                                      .step = steps.data<float>(),
+                                      .dstep = steps.mutable_data<float>() + 1,
+                                      .rows = rows,
+                                      .columns = columns,
+                                      .x_stride = columns,
+                                      .dx_stride = columns,
+                                      .activation = {.mode = ActivationQuant::Mode::static_tensor},
+                                      .share = 0.1});
+      const std::vector<Tensor> all{on_host(out), on_host(dx), on_host(steps)};
+      if (first.empty()) first = all;
+      for (size_t i = 0; i < all.size(); ++i) EXPECT_TRUE(same_bytes(all[i], first[i])) << i;
+    });
+    EXPECT_NE(first[2].data<float>()[1], 0.5f);
+  }
+}
+
 }  // namespace
 }  // namespace pare::test
