@@ -229,10 +229,10 @@ class Call:
                 sys.executable, ROOT / "bench/gpu_jobs.py", "--pare", build / "pare", "--bench", build / "pare_bench", "--folder",
                 self.scratch, "--json", bench, "--jobs", jobs, "--limit", max(5, limit - 5)], least=least)
 
-        def sanitize(tool, program):
+        def sanitize(name, tool, program, tests):
             command = [sanitizer, "--tool", tool, "--error-exitcode", 9, *self.sanitizer_options(sanitizer),
-                       build / program, "--gtest_filter=*cuda_bf16*:*OnDevice*:-*Slow*"]
-            return Step(f"sanitize-{tool}", 150, lambda _: command, least=40, why_not="" if sanitizer else "no compute-sanitizer")
+                       build / "tests/engine" / program, f"--gtest_filter={tests}"]
+            return Step(f"sanitize-{name}", 150, lambda _: command, least=40, why_not="" if sanitizer else "no compute-sanitizer")
 
         return [
             Step("build-configure", 120, lambda _: configure),
@@ -257,10 +257,11 @@ class Call:
             peers("load", 150, "load"),
             peers("attention", 60, "attention"),
             jobs("ttft", 90, "ttft/135M,ttft/1B", 45),
-            # Slow checks. In engine_decode_test tensors lie in device memory, in backends_test in pinned memory of the host.
-            sanitize("memcheck", "tests/engine/decode/engine_decode_test"),
-            sanitize("racecheck", "tests/engine/backends/backends_test"),
-            sanitize("synccheck", "tests/engine/backends/backends_test"),
+            # Slow checks. Tensors lie in device memory under memcheck, in pinned memory of the host in backends_test.
+            sanitize("memcheck", "memcheck", "decode/engine_decode_test", "-*Slow*"),
+            sanitize("racecheck", "racecheck", "backends/backends_test", "*cuda_bf16*:-*Slow*"),
+            sanitize("models", "memcheck", "device/engine_device_test", "*EqualsHuggingFace*"),
+            sanitize("synccheck", "synccheck", "backends/backends_test", "*cuda_bf16*:-*Slow*"),
         ]
 
     def sanitizer_options(self, sanitizer):

@@ -41,7 +41,8 @@ PROGRAMS = {
     "pare": """command=$1 out=
 while [ $# -gt 0 ]; do [ "$1" = -o ] && out=$2; shift; done
 case $command in
-  quantize) echo bytes > "$out"; echo '{"seconds": 12.5, "peak_device_bytes": 7}' ;;
+  quantize) [ "$FAKE_FAIL" = quantize ] && { echo "no room" >&2; exit 6; }
+    echo bytes > "$out"; echo '{"seconds": 12.5, "peak_device_bytes": 7}' ;;
   run) echo "once upon" "$([ "$FAKE_FAIL" = repeat ] && date +%N)" ;;
   distill) mkdir -p "$out"; echo weights > "$out/model.safetensors" ;;
 esac""",
@@ -157,7 +158,7 @@ class Script(unittest.TestCase):
         arguments = (self.fake / "configure.args").read_text()
         self.assertIn("-DPARE_CUDA_ARCHITECTURES=90a ", arguments)
         self.assertIn(f"-DPARE_SHARED_DATA={self.tree}/shared/data", arguments)
-        self.assertIn("--kernel-regex-exclude kns=cublas", (self.fake / "sanitized").read_text())
+        self.assertEqual((self.fake / "sanitized").read_text().count("--kernel-regex-exclude kns=cublas"), 4)
         self.assertFalse(list(pathlib.Path("/dev/shm").glob("pare-gpu-*/gpu-jobs")))
 
     def test_a_step_that_fails_does_not_stop_the_others_and_resume_does_only_that_one(self):
@@ -246,6 +247,16 @@ class Script(unittest.TestCase):
         self.assertEqual(done.returncode, 1)
         goals = {g["case"]: g["reached"] for g in self.result()["goals"] if g["item"] == "8"}
         self.assertEqual(goals, {"repeat/quantize": True, "repeat/run": False, "repeat/distill": True})
+
+    def test_a_job_that_fails_is_a_case_with_an_error_and_fails_its_step(self):
+        done = self.run_script("--only", "jobs-gptq-1B,jobs-ttft,repeat", FAKE_FAIL="quantize")
+        self.assertEqual(done.returncode, 1)
+        self.assertEqual(self.result()["summary"]["failed"], ["repeat-bytes", "jobs-gptq-1B"])
+        cases = {c["case"]: c for c in self.result()["cases"]}
+        self.assertIn("exit 6: no room", cases["job/gptq/1B"]["error"])
+        self.assertIn("exit 6", cases["repeat/quantize"]["error"])
+        self.assertEqual(cases["ttft/1B/w4+head4/prompt512"]["seconds"], 0.4)
+        self.assertIn("failed: exit 6: no room", (self.out / "table.md").read_text())
 
     def test_without_fixtures_the_tests_do_not_count_as_passed(self):
         shutil.rmtree(self.tree / "shared")
