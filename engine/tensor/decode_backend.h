@@ -169,7 +169,8 @@ struct DecodeChooseArgs {
 class DecodeGraph {
  public:
   virtual ~DecodeGraph() = default;
-  virtual int64_t kernels() const = 0;  // of one launch
+  // Of one launch: every node of the recording, so kernels of libraries, copies and fills count too.
+  virtual int64_t kernels() const = 0;
 };
 
 // Memory of the host that the device writes to by itself.

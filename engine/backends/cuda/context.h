@@ -74,7 +74,6 @@ class Context {
       config.attrs = &attribute;
       config.numAttrs = 1;
     }
-    ++launches_;
     note(cudaSetDevice(index_),
          name);  // of this thread: another backend or a thread of the host may have changed it
 #ifdef PARE_CUDA_EMULATOR
@@ -94,9 +93,6 @@ class Context {
     return first_error_ != cudaSuccess || first_failure_.has_value();
   }
   Status take_error();
-  int64_t launches() const {
-    return launches_;
-  }  // since the context was opened
 
   MemoryPool& pool() {
     return *pool_;
@@ -137,7 +133,6 @@ class Context {
   cudaError_t first_error_ = cudaSuccess;
   std::string failed_call_;
   std::optional<Error> first_failure_;
-  int64_t launches_ = 0;
   bool is_capturing_ = false;
   std::unique_ptr<MemoryPool> pool_;
   Staging staging_;

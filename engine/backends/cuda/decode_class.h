@@ -37,7 +37,6 @@ class CudaDecode final : public DecodeBackend {
  private:
   Context& context_;
   cudaEvent_t marks_[kDecodeMarks] = {};
-  int64_t launches_before_ = 0;  // of the capture
 };
 
 }  // namespace pare::cuda

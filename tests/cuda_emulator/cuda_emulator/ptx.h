@@ -18,11 +18,6 @@ inline uint32_t shared_address(const void* shared) {
 inline void cp_async_16(void* shared, const void* global, int bytes = 16) {
   ::emulator::queue_copy(shared, global, bytes, 16);
 }
-template <int Bytes>
-inline void cp_async_small(void* shared, const void* global, int bytes = Bytes) {
-  static_assert(Bytes == 4 || Bytes == 8);
-  ::emulator::queue_copy(shared, global, bytes, Bytes);
-}
 inline void cp_async_16_once(void* shared, const void* global) { ::emulator::queue_copy(shared, global, 16, 16); }
 inline void cp_async_commit() { ::emulator::commit_copies(); }
 template <int Pending>
@@ -185,8 +180,6 @@ void mma_sparse_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[4
 
 inline void ldmatrix_x4(uint32_t (&r)[4], const void* row) { detail::ldmatrix(r, row, 4, false); }
 inline void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row) { detail::ldmatrix(r, row, 4, true); }
-inline void ldmatrix_x2(uint32_t (&r)[2], const void* row) { detail::ldmatrix(r, row, 2, false); }
-inline void ldmatrix_x2_trans(uint32_t (&r)[2], const void* row) { detail::ldmatrix(r, row, 2, true); }
 
 inline void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   detail::Product own{d, a, b};

@@ -170,6 +170,7 @@ INSTANTIATE_TEST_SUITE_P(Kinds, FusedProduct, ::testing::ValuesIn(kKinds), [](co
 });
 
 TEST(FusedProducts, SayWhatTheyDoNotTake) {
+  (void)decoding();  // the matrices below are made on its device
   const auto why = [](const std::string& kind, int64_t in, int64_t rows) {
     const TwinMatrix matrix = test::make_matrix(kind, 16, in, 1, false, false);
     return decoding().why_not_fused(&matrix.there, 1, rows);
