@@ -115,6 +115,9 @@ class Machine:
         includes = [home / "include", home / "targets/x86_64-linux/include", pathlib.Path("/usr/include")]
         libraries = [home / "lib64", home / "targets/x86_64-linux/lib", pathlib.Path("/usr/lib/x86_64-linux-gnu")]
         packaged = self.python_packages()
+        for name, folders in (("cuda_runtime.h", includes), ("libcudart_static.a", libraries)):
+            if not any((f / name).exists() for f in folders):
+                self.problems.append(f"{name}: not in the CUDA toolkit of {nvcc}")
         for header, macro_file, macro, name in (
                 ("cublasLt.h", "cublas_api.h", "CUBLAS_VER_MAJOR", "cublasLt"),
                 ("cusolverDn.h", "cusolver_common.h", "CUSOLVER_VER_MAJOR", "cusolver")):
