@@ -233,9 +233,9 @@ TEST_P(TrainingAttentionTest, GradientsAreTheSlopesOfAttention) {
           p.backward(tested());
           Doubles q = doubles_of(p.q), k = doubles_of(p.k), v = doubles_of(p.v), log_sum_exp;
           objective(form, q, k, v, p.dout, &log_sum_exp);
+          const double score_error = p.score_error(roundoff);
           for (size_t i = 0; i < log_sum_exp.size(); ++i)
-            EXPECT_NEAR(double(p.log_sum_exp.data<float>()[i]), log_sum_exp[i],
-                        1e-6 + p.score_error(roundoff));
+            EXPECT_NEAR(double(p.log_sum_exp.data<float>()[i]), log_sum_exp[i], 1e-6 + score_error);
           expect_close("dq", p, p.dq.view(), slopes(p, q, k, v, q, p.q), roundoff);
           expect_close("dk", p, p.dk.view(), slopes(p, q, k, v, k, p.k), roundoff);
           expect_close("dv", p, p.dv.view(), slopes(p, q, k, v, v, p.v), roundoff);
@@ -265,10 +265,9 @@ void compare_with_definition(Backend& tested, const Form& form) {
   Problem& want = definition_of(form);
   Problem p(form, 22);
   p.forward(tested);
+  const double score_error = p.score_error(roundoff);
   for (int64_t i = 0; i < want.log_sum_exp.numel(); ++i) {
-    ASSERT_NEAR(p.log_sum_exp.data<float>()[i], want.log_sum_exp.data<float>()[i],
-                4e-6 + p.score_error(roundoff))
-        << i;
+    ASSERT_NEAR(p.log_sum_exp.data<float>()[i], want.log_sum_exp.data<float>()[i], 4e-6 + score_error) << i;
   }
   p.backward(tested);
   expect_close("dq", p, p.dq.view(), want.dq.view(), roundoff);
